@@ -1,0 +1,125 @@
+"""What every method sees of a model, whoever answers.
+
+Methods take an `LM`; they never import a backend. Two backends implement it (`interp.models`), and a third would only have to pass the
+same parity tests.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .batch import Batch
+from .edit import Edit
+from .run import Run
+from .site import Site, SiteInfo
+from .spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A text as tokens, with the characters each token stands for."""
+
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    """Character range [start, end) of each token in the text; (0, 0) for a BOS."""
+    bos: bool
+    """Whether the first id is a BOS that the text does not contain."""
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back, with an explicit BOS."""
+
+    name: str
+    vocab: int
+    bos_id: int | None
+    default_bos: bool
+    """Whether this model is meant to see a BOS first; recorded with every result."""
+
+    @property
+    def digest(self) -> str:
+        """Content hash of the vocabulary, merges and special tokens."""
+
+    def encode(self, text: str, *, bos: bool | None = None) -> Encoding:
+        """Ids and offsets. `bos=None` follows `default_bos`. Never adds anything else, never truncates."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens included."""
+
+    def label(self, token_id: int) -> str:
+        """One token as a reader wants to see it on an axis: `␣Paris`, `⏎`, `<bos>`."""
+
+
+class Recording(Protocol):
+    """A stored run that `LM.resume` can start from: hidden states, keys and values, the layers' arguments."""
+
+    batch: Batch
+    edits: tuple[Edit, ...]
+    run: Run
+    """Logits and whatever was captured."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the recording holds."""
+
+
+class Weights(Protocol):
+    """Parameter views in one convention, `x @ W`: W_Q [head, d_model, d_head], W_O [head, d_head, d_model], W_in [d_model, d_mlp]."""
+
+    def __getattr__(self, name: str) -> Any: ...
+
+
+class LM(Protocol):
+    """A causal language model, borrowed: after any call it is bit for bit what it was before."""
+
+    spec: ModelSpec
+    tokenizer: Tokenizer
+
+    def sites(self, like: str | None = None) -> list[SiteInfo]:
+        """Every site this model has, optionally only those whose name contains `like`."""
+
+    def encode(self, text: str | Sequence[str], *, bos: bool | None = None) -> Batch:
+        """Texts as a batch (right-padded where they differ in length)."""
+
+    def run(
+        self,
+        tokens: "Batch | Tensor | Sequence[Any] | str",
+        *,
+        capture: "str | Site | Sequence[str | Site]" = (),
+        edits: Sequence[Edit] = (),
+        grad: bool = False,
+        stop_after: "Site | str | None" = None,
+    ) -> Run:
+        """One forward pass. Captures hold what the site was after its edits; they are detached unless `grad`.
+
+        Raises `UnknownSite`, `EditDidNotFire`, `CaptureEmpty`.
+        """
+
+    def record(
+        self, tokens: "Batch | Tensor | Sequence[Any]", *, capture: Any = (), edits: Sequence[Edit] = ()
+    ) -> Recording:
+        """A run that keeps what partial recomputation needs. Rows must be unpadded."""
+
+    def resume(self, base: Recording, cells: Sequence[Sequence[Edit]], *, positions: Sequence[int] = (-1,)) -> Tensor:
+        """Outcomes of the recorded run with each cell's further edits, recomputing only what they can change.
+
+        Returns logits [cell, row, position, vocab] at `positions`, equal to `run(tokens, edits=base.edits + cell)`.
+        """
+
+    def read(self, documents: Sequence[Tensor], sites: Sequence[Site]) -> dict[Site, Tensor]:
+        """Activations of whole documents [token, ...], concatenated in order, each attending to itself only.
+
+        No padding, no unembedding; stops after the last site that is needed.
+        """
+
+    @property
+    def weights(self) -> Weights:
+        """Views of the parameters, in one convention for every family."""
+
+    def edit_weights(self, changes: "dict[str, Tensor]") -> "AbstractContextManager[None]":
+        """Parameters replaced by name inside a `with`; restored bit for bit, also after an exception."""
+
+    def fingerprint(self) -> str:
+        """Content hash of every parameter (32 hex digits); any changed weight changes it."""

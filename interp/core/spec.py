@@ -1,0 +1,71 @@
+"""What a model is: the numbers and facts that every method may ask for."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The shape and the conventions of one loaded model. Plain values only, so that it goes into a manifest as it is."""
+
+    name: str
+    """What the caller asked for, without any machine path: `gpt2`, `atlas`, the folder's own name."""
+    family: str
+    """transformers' `model_type`: gpt2, gpt_neo, gpt_neox, llama, mistral, qwen3, gemma2, gemma3_text, olmo2."""
+    n_layers: int
+    n_heads: int
+    """Query heads."""
+    n_kv_heads: int
+    """Key/value heads; fewer than `n_heads` under grouped-query attention."""
+    d_model: int
+    d_head: int
+    d_mlp: int
+    vocab: int
+    """Rows of the embedding matrix (may exceed the tokenizer's size)."""
+    n_ctx: int
+    """Longest context in tokens."""
+    norm: Literal["layer", "rms"]
+    positions: Literal["learned", "rotary"]
+    gated: bool
+    """The MLP has a gate branch (SwiGLU, GeGLU)."""
+    parallel: bool
+    """Attention and MLP read the same residual stream (Pythia)."""
+    tied: bool
+    """Embedding and unembedding share one matrix."""
+    post_norm: bool
+    """A norm lies between a sublayer's output and the residual stream (Gemma 2/3, OLMo 2)."""
+    windows: tuple[int | None, ...]
+    """Attention window of each layer in tokens; None = full causal attention."""
+    logit_softcap: float | None
+    dtype: str
+    """`float32`, `bfloat16` or `float16`."""
+    device: str
+    attention: str
+    """Attention implementation of the plain model: `eager` or `sdpa`."""
+    backend: str
+    """`transformer_lens` or `nnsight`."""
+    processing: str = "raw"
+    """`raw`, or `folded` where norms are folded into the weights."""
+    revision: str | None = None
+
+    @property
+    def bytes_per_value(self) -> int:
+        """Bytes of one activation value."""
+        return BYTES[self.dtype]
+
+    @property
+    def short(self) -> str:
+        """One line for a repr: sizes that a reader asks for first."""
+        kv = f" over {self.n_kv_heads} K/V" if self.n_kv_heads != self.n_heads else ""
+        return (
+            f"{self.name} · {self.family} · {self.n_layers} layers × {self.d_model} · {self.n_heads} heads{kv} · "
+            f"vocabulary {self.vocab:,} · {self.dtype} on {self.device}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        from dataclasses import asdict
+
+        return asdict(self) | {"windows": list(self.windows)}

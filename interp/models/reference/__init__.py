@@ -1,0 +1,1 @@
+"""The embedded reference checkpoints and the hand-wired models."""

@@ -1,0 +1,29 @@
+"""Shared fixtures: one thread (several times faster on a busy machine), offline, a private cache, and the real checkpoints where present."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test ever reads or writes the user's own activation store."""
+    root = tmp_path_factory.mktemp("store")
+    monkeypatch.setenv("INTERP_CACHE", str(root))
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_models() -> Path:
+    """The folder of real checkpoints, or a skip with the reason."""
+    root = os.environ.get("INTERP_MODELS", "")
+    if not root or not Path(root).is_dir():
+        pytest.skip("INTERP_MODELS is not set to a folder of real checkpoints")
+    return Path(root)
