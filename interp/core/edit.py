@@ -12,7 +12,7 @@ Whether an edit really acted is counted; one that acted nowhere is an error (see
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -38,7 +38,7 @@ class Edit:
     op: Op
     value: Value
     """Broadcasts against the site's tensor [batch, pos, ...]; a full [batch, pos, ...] value is aligned position by position."""
-    at: At = At("all")
+    at: At = field(default_factory=lambda: At("all"))
     heads: tuple[int, ...] | None = None
     """Only these heads (key/value heads for k and v), where the site has a head axis."""
     basis: Tensor | None = None

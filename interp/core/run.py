@@ -140,6 +140,6 @@ def check_fired(fired: dict[Edit, Fired]) -> None:
     for edit, count in fired.items():
         if count.positions == 0 and not edit.may_not_fire:
             raise EditDidNotFire(
-                f"the edit «{edit.describe()}» changed nothing: no row has such a position, or the forward pass never reached the site. "
+                f"the edit «{edit.describe()}» changed nothing: no such position, or the site was never reached. "
                 "Check the positions, or build it with `may_not_fire=True` if that is intended."
             )
