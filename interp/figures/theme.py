@@ -1,0 +1,140 @@
+"""One look, two themes: `screen` to explore, `paper` to paste.
+
+The paper theme follows what venues ask: the width of their columns, 8 pt text, no title (the caption does that), vector text, and no
+second-hand raster: gaps, smoothing and uneven axes turn a heatmap into a blurred screenshot in a PDF, so marks never use them.
+Colours are safe for colour-blind readers: Okabe-Ito for categories, a diverging map whose white is exactly zero for effects, a
+single-hue ramp for quantities. Nothing global is touched: a template travels with its figure.
+"""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import plotly.graph_objects as go
+
+from interp.core.errors import one_of
+
+if TYPE_CHECKING:
+    from interp.core.analysis import Result
+
+Theme = Literal["screen", "paper"]
+THEMES = ("screen", "paper")
+
+PX_PER_INCH = 96
+VENUES = {  # column and text widths in inches
+    "icml-column": 3.25, "icml-page": 6.75, "neurips": 5.5, "iclr": 5.5, "acl-column": 3.03, "acl-page": 6.3,
+}  # fmt: skip
+
+INK, FAINT, GRID = "#1f2328", "#8b929a", "#e7e9ec"
+CATEGORY = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b", "#F0E442"]  # Okabe-Ito
+DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid", "dash"]
+SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "x", "star", "hexagon"]
+EFFECT = [  # blue - white - red, white at zero
+    [0.0, "#053061"], [0.125, "#2166ac"], [0.25, "#4393c3"], [0.375, "#92c5de"], [0.46, "#d9e8f2"], [0.5, "#ffffff"],
+    [0.54, "#fae3d7"], [0.625, "#f4a582"], [0.75, "#d6604d"], [0.875, "#b2182b"], [1.0, "#67001f"],
+]  # fmt: skip
+QUANTITY = [
+    [0.0, "#ffffff"], [0.15, "#e3eef6"], [0.35, "#a9cde4"], [0.55, "#5ba3cf"], [0.75, "#2171b5"], [1.0, "#08306b"],
+]  # fmt: skip
+
+
+def template(theme: Theme = "screen") -> go.layout.Template:
+    """The plotly template of a theme."""
+    one_of("theme", theme, THEMES)
+    paper = theme == "paper"
+    family = (
+        "Times New Roman, Liberation Serif, serif"
+        if paper
+        else "Inter, Helvetica Neue, Arial, Liberation Sans, sans-serif"
+    )
+    size = 10.67 if paper else 13  # 8 pt
+    axis = {
+        "showline": True, "linecolor": INK if paper else FAINT, "linewidth": 1, "ticks": "outside", "ticklen": 3, "tickwidth": 1,
+        "tickcolor": INK if paper else FAINT, "gridcolor": GRID, "zeroline": False, "showgrid": not paper, "automargin": True,
+        "tickfont": {"size": 9.33 if paper else 11}, "title": {"standoff": 6, "font": {"size": size}},
+    }  # fmt: skip
+    layout = go.Layout(
+        font={"family": family, "size": size, "color": INK},
+        colorway=CATEGORY,
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        xaxis=axis,
+        yaxis=axis,
+        legend={"bgcolor": "rgba(255,255,255,0.7)", "borderwidth": 0, "font": {"size": size - 1}},
+        margin={"l": 44, "r": 8, "t": 10, "b": 34} if paper else {"l": 64, "r": 20, "t": 56, "b": 56},
+        hoverlabel={"font": {"family": "ui-monospace, Menlo, monospace", "size": 12}},
+        title={"x": 0.0, "xanchor": "left", "xref": "paper", "font": {"size": 16}},
+    )
+    bar = {
+        "outlinewidth": 0,
+        "thickness": 8 if paper else 12,
+        "ticklen": 3,
+        "tickfont": {"size": 9.33 if paper else 11},
+    }
+    defaults = {
+        "heatmap": [go.Heatmap(colorbar=bar)],
+        "scatter": [go.Scatter(line={"width": 1.25 if paper else 2}, marker={"size": 4 if paper else 6})],
+    }
+    return go.layout.Template(layout=layout, data=defaults)
+
+
+def dress(
+    figure: go.Figure,
+    result: "Result | None" = None,
+    *,
+    theme: Theme = "screen",
+    title: str = "",
+    venue: str = "neurips",
+    aspect: float | None = None,
+    height: int | None = None,
+) -> go.Figure:
+    """Finish a figure: template, title on screen, size of the venue on paper, provenance in the corner.
+
+    `venue` is a key of `VENUES` (paper theme only); `aspect` is height over width. Raises `BadInput` for other names.
+    """
+    figure.update_layout(template=template(theme))
+    if theme == "paper":
+        one_of("venue", venue, VENUES)
+        width = round(VENUES[venue] * PX_PER_INCH)
+        figure.update_layout(width=width, height=height or round(width * (aspect or 0.62)), title=None)
+    else:
+        figure.update_layout(title={"text": title}, height=height or 440)
+    if result is not None:
+        _footer(figure, provenance(result), theme)
+    return figure
+
+
+def provenance(result: "Result") -> str:
+    """`interp 0.1.0 · atlas@607a30d2 · 9f3a12c8`: code, weights, run."""
+    manifest = result.manifest
+    model = manifest.model or {}
+    weights = str(model.get("fingerprint", ""))[:8]
+    return f"interp {manifest.interp} · {model.get('name', '?')}@{weights} · {manifest.hash}"
+
+
+def _footer(figure: go.Figure, text: str, theme: Theme) -> None:
+    size = 5 * 4 / 3 if theme == "paper" else 10
+    figure.add_annotation(
+        text=text, showarrow=False, xref="paper", yref="paper", x=1.0, y=0.0, xanchor="right", yanchor="top",
+        yshift=-26 if theme == "paper" else -42, font={"size": size, "color": FAINT},
+    )  # fmt: skip
+
+
+def colour(index: int) -> str:
+    """The `index`-th category colour, repeating."""
+    return CATEGORY[index % len(CATEGORY)]
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Colour and dash of the `index`-th line: never colour alone."""
+    return {"color": colour(index), "dash": DASHES[index % len(DASHES)]}
+
+
+def translucent(hex_colour: str, alpha: float = 0.18) -> str:
+    """A category colour as a band."""
+    red, green, blue = (int(hex_colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def symmetric(limit: float) -> dict[str, Any]:
+    """Heatmap options for effects: white is zero, both sides reach `limit`."""
+    limit = limit or 1.0
+    return {"colorscale": EFFECT, "zmid": 0.0, "zmin": -limit, "zmax": limit}
