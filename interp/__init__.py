@@ -1,14 +1,85 @@
 """interp: look inside transformer checkpoints.
 
-The public names below are loaded when first used, so that `import interp` costs next to nothing.
+    import interp
+    lm = interp.load("atlas")                                   # or a folder, or org/model@revision
+    facts = interp.data.facts("facts.jsonl")
+    trace = interp.CausalTrace(window=3)(lm, facts)
+    trace.plot(), trace.to_frame(), trace.save("runs/trace")    # and interp.open("runs/trace")
+
+The names below are loaded when first used (PEP 562), so that importing the package costs next to nothing and changes nothing.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__: list[str] = []
+
+_PUBLIC = {
+    # models
+    "load": "interp.models.load:load",
+    "reference": "interp.models.reference",
+    # what is run on them
+    "Batch": "interp.core.batch:Batch",
+    "At": "interp.core.batch:At",
+    "Site": "interp.core.site:Site",
+    "edit": "interp.core.edit",
+    # what goes in
+    "data": "interp.data",
+    "Prompt": "interp.data.prompts:Prompt",
+    "PromptPair": "interp.data.prompts:PromptPair",
+    # the shared activation store
+    "Store": "interp.cache:Store",
+    # methods
+    "CausalTrace": "interp.analyses.tracing:CausalTrace",
+    "LogitLens": "interp.analyses.lens:LogitLens",
+    "HeadScores": "interp.analyses.heads:HeadScores",
+    "LossByPosition": "interp.analyses.loss:LossByPosition",
+    "WeightStats": "interp.analyses.weight_stats:WeightStats",
+    # results and figures
+    "open": "interp.core.artifact:open_result",
+    "figures": "interp.figures",
+    "report": "interp.report:report",
+    "verify": "interp.verify",
+    "InterpError": "interp.core.errors:InterpError",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+if TYPE_CHECKING:
+    from interp import data as data
+    from interp import figures as figures
+    from interp import verify as verify
+    from interp.analyses.heads import HeadScores as HeadScores
+    from interp.analyses.lens import LogitLens as LogitLens
+    from interp.analyses.loss import LossByPosition as LossByPosition
+    from interp.analyses.tracing import CausalTrace as CausalTrace
+    from interp.analyses.weight_stats import WeightStats as WeightStats
+    from interp.cache import Store as Store
+    from interp.core import edit as edit
+    from interp.core.artifact import open_result as open
+    from interp.core.batch import At as At
+    from interp.core.batch import Batch as Batch
+    from interp.core.errors import InterpError as InterpError
+    from interp.core.site import Site as Site
+    from interp.data.prompts import Prompt as Prompt
+    from interp.data.prompts import PromptPair as PromptPair
+    from interp.models import reference as reference
+    from interp.models.load import load as load
+    from interp.report import report as report
 
 
 def __getattr__(name: str) -> Any:
-    raise AttributeError(f"module 'interp' has no attribute {name!r}")
+    if name not in _PUBLIC:
+        from interp.core.errors import hint
+
+        raise AttributeError(f"module 'interp' has no attribute {name!r}.{hint(name, _PUBLIC)}")
+    module, _, attribute = _PUBLIC[name].partition(":")
+    value = importlib.import_module(module)
+    if attribute:
+        value = getattr(value, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
