@@ -1,0 +1,292 @@
+"""Families: where each site of a transformer lies in transformers' own module tree.
+
+One table, no code per architecture. A `Tap` says which submodule's input or output *is* a site and how the tensor is sliced
+(fused query-key-value projections) and shaped (heads). Everything that reads or edits a model through hooks, whatever the
+backend, goes by this table, so a name cannot mean two things.
+
+    family = family_of(model.config)
+    family.path(Site.parse("blocks.3.attn.hook_k"))            # 'transformer.h.3.attn.c_attn'
+    family.taps["k"].take(output, spec)                        # [batch, pos, kv_head, d_head]
+
+What is easy to get wrong, and is right here: `attn_out` and `mlp_out` are taken after the post-norm of Gemma 2/3 and OLMo 2;
+`q` and `k` are outputs of the projections, before rotary embedding and before any norm; the embedding of Gemma is taken after
+its scaling by the root of the width; GPT-NeoX interleaves query, key and value head by head, GPT-2 puts them in thirds; OLMo 2
+has no norm before its MLP, so the stream between attention and MLP is the MLP's own input.
+
+Sliding windows count the token itself: a window of 5 sees four tokens back, in every family, GPT-Neo's local layers included.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from interp.core.errors import UnsupportedArchitecture, listing
+from interp.core.site import Site
+from interp.core.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+Part = Literal["all", "thirds 0", "thirds 1", "thirds 2", "by head 0", "by head 1", "by head 2"]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Which tensor of the module tree is a site."""
+
+    path: str
+    """Submodule, relative to the decoder layer (or to the model, for sites without a layer); '' is the layer itself."""
+    side: Literal["in", "out"] = "out"
+    """Whether the site is the module's first input or its (first) output."""
+    part: Part = "all"
+    """Which part of a fused query-key-value output: whole thirds, or thirds within each head."""
+    heads: Literal["", "head", "kv_head"] = ""
+    """Split the last axis into query heads or key/value heads."""
+
+    def take(self, raw: Tensor, spec: ModelSpec) -> Tensor:
+        """The site's tensor out of the module's; a view wherever that is possible."""
+        if self.part.startswith("by head"):  # [..., head * 3 * d_head] -> [..., head, d_head]
+            return rearrange(raw, "... (h s d) -> ... h s d", s=3, d=spec.d_head)[..., int(self.part[-1]), :]
+        if self.part != "all":
+            raw = raw.chunk(3, dim=-1)[int(self.part[-1])]  # [..., head * d_head]
+        return rearrange(raw, "... (h d) -> ... h d", d=spec.d_head) if self.heads else raw
+
+    def put(self, raw: Tensor, new: Tensor, spec: ModelSpec) -> Tensor:
+        """The module's tensor with the site's part replaced by `new`; `raw` itself is left alone."""
+        if self.part == "all":
+            return rearrange(new, "... h d -> ... (h d)") if self.heads else new
+        index = int(self.part[-1])
+        if self.part.startswith("by head"):
+            parts = list(rearrange(raw, "... (h s d) -> s ... h d", s=3, d=spec.d_head))
+            parts[index] = new
+            return rearrange(torch.stack(parts), "s ... h d -> ... (h s d)")
+        thirds = list(raw.chunk(3, dim=-1))
+        thirds[index] = rearrange(new, "... h d -> ... (h d)")
+        return torch.cat(thirds, dim=-1)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture of transformers: the paths of its modules and the taps of its sites."""
+
+    model_type: str
+    layers: str
+    """Path of the list of decoder layers."""
+    attention: str
+    """The attention module, relative to the layer: the one that calls the attention function."""
+    embed: str
+    final: str
+    taps: Mapping[str, Tap]
+    """A tap for each site kind. `pattern` has one only where a module holds the probabilities; see `interface`."""
+    pos_embed: str | None = None
+    head: str = "lm_head"
+    norm: Literal["layer", "rms"] = "rms"
+    gated: bool = True
+    post_norm: bool = False
+    interface: bool = True
+    """Attention goes through transformers' AttentionInterface, so a registered function sees it."""
+    norms: Mapping[str, str] = field(default_factory=dict)
+    """Norms in a layer by what they precede or follow: attn, mlp, attn_post, mlp_post, q, k."""
+
+    def path(self, site: Site) -> str:
+        """Module path of a site's tap from the model's root. KeyError for the pattern of an `interface` family."""
+        tap = self.taps[site.kind]
+        if site.layer is None:
+            return tap.path
+        return f"{self.layers}.{site.layer}" + (f".{tap.path}" if tap.path else "")
+
+    def layer_path(self, layer: int, module: str = "") -> str:
+        """Path of a decoder layer, or of a module inside it, from the model's root."""
+        return f"{self.layers}.{layer}" + (f".{module}" if module else "")
+
+
+def _separate(attention: str, o_proj: str) -> dict[str, Tap]:
+    """Taps of an attention with separate q, k and v projections."""
+    return {
+        "q": Tap(f"{attention}.q_proj", heads="head"),
+        "k": Tap(f"{attention}.k_proj", heads="kv_head"),
+        "v": Tap(f"{attention}.v_proj", heads="kv_head"),
+        "z": Tap(f"{attention}.{o_proj}", "in", heads="head"),
+    }
+
+
+def _common(embed: str, final: str) -> dict[str, Tap]:
+    return {
+        "embed": Tap(embed), "resid_pre": Tap("", "in"), "resid_post": Tap("", "out"), "final": Tap(final),
+    }  # fmt: skip
+
+
+def _plain_mlp(fc: str, proj: str) -> dict[str, Tap]:
+    return {"mlp_pre": Tap(f"mlp.{fc}"), "mlp_post": Tap(f"mlp.{proj}", "in"), "mlp_out": Tap("mlp")}
+
+
+_GATED = {
+    "mlp_pre": Tap("mlp.gate_proj"), "mlp_pre_linear": Tap("mlp.up_proj"),
+    "mlp_post": Tap("mlp.down_proj", "in"), "mlp_out": Tap("mlp"),
+}  # fmt: skip
+
+_GPT2 = Family(
+    "gpt2", "transformer.h", "attn", "transformer.wte", "transformer.ln_f",
+    {
+        **_common("transformer.wte", "transformer.ln_f"), "pos_embed": Tap("transformer.wpe"),
+        "q": Tap("attn.c_attn", "out", "thirds 0", "head"), "k": Tap("attn.c_attn", "out", "thirds 1", "kv_head"),
+        "v": Tap("attn.c_attn", "out", "thirds 2", "kv_head"), "z": Tap("attn.c_proj", "in", heads="head"),
+        "attn_out": Tap("attn"), "resid_mid": Tap("ln_2", "in"), **_plain_mlp("c_fc", "c_proj"),
+    },
+    pos_embed="transformer.wpe", norm="layer", gated=False, norms={"attn": "ln_1", "mlp": "ln_2"},
+)  # fmt: skip
+
+_GPT_NEO = Family(
+    "gpt_neo", "transformer.h", "attn.attention", "transformer.wte", "transformer.ln_f",
+    {
+        **_common("transformer.wte", "transformer.ln_f"), "pos_embed": Tap("transformer.wpe"),
+        **_separate("attn.attention", "out_proj"), "pattern": Tap("attn.attention.attn_dropout"),
+        "attn_out": Tap("attn"), "resid_mid": Tap("ln_2", "in"), **_plain_mlp("c_fc", "c_proj"),
+    },
+    pos_embed="transformer.wpe", norm="layer", gated=False, interface=False, norms={"attn": "ln_1", "mlp": "ln_2"},
+)  # fmt: skip
+
+_GPT_NEOX = Family(
+    "gpt_neox", "gpt_neox.layers", "attention", "gpt_neox.embed_in", "gpt_neox.final_layer_norm",
+    {
+        **_common("gpt_neox.embed_in", "gpt_neox.final_layer_norm"),
+        "q": Tap("attention.query_key_value", "out", "by head 0", "head"),
+        "k": Tap("attention.query_key_value", "out", "by head 1", "kv_head"),
+        "v": Tap("attention.query_key_value", "out", "by head 2", "kv_head"),
+        "z": Tap("attention.dense", "in", heads="head"), "attn_out": Tap("attention"),
+        "resid_mid": Tap("post_attention_layernorm", "in"),  # only where the residual is sequential
+        **_plain_mlp("dense_h_to_4h", "dense_4h_to_h"),
+    },
+    norm="layer", gated=False, norms={"attn": "input_layernorm", "mlp": "post_attention_layernorm"},
+)  # fmt: skip
+
+_LLAMA = Family(
+    "llama", "model.layers", "self_attn", "model.embed_tokens", "model.norm",
+    {
+        **_common("model.embed_tokens", "model.norm"), **_separate("self_attn", "o_proj"), "attn_out": Tap("self_attn"),
+        "resid_mid": Tap("post_attention_layernorm", "in"), **_GATED,
+    },
+    norms={"attn": "input_layernorm", "mlp": "post_attention_layernorm"},
+)  # fmt: skip
+
+_QK = {"q": "self_attn.q_norm", "k": "self_attn.k_norm"}
+_GEMMA2 = replace(
+    _LLAMA, model_type="gemma2", post_norm=True,
+    taps={
+        **_LLAMA.taps, "attn_out": Tap("post_attention_layernorm"), "resid_mid": Tap("pre_feedforward_layernorm", "in"),
+        "mlp_out": Tap("post_feedforward_layernorm"),
+    },
+    norms={
+        "attn": "input_layernorm", "attn_post": "post_attention_layernorm", "mlp": "pre_feedforward_layernorm",
+        "mlp_post": "post_feedforward_layernorm",
+    },
+)  # fmt: skip
+
+_OLMO2 = replace(
+    _LLAMA, model_type="olmo2", post_norm=True,
+    taps={
+        **_LLAMA.taps, "attn_out": Tap("post_attention_layernorm"), "resid_mid": Tap("mlp", "in"),
+        "mlp_out": Tap("post_feedforward_layernorm"),
+    },
+    norms={"attn_post": "post_attention_layernorm", "mlp_post": "post_feedforward_layernorm", **_QK},
+)  # fmt: skip
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        _GPT2,
+        _GPT_NEO,
+        _GPT_NEOX,
+        _LLAMA,
+        replace(_LLAMA, model_type="mistral"),
+        replace(_LLAMA, model_type="qwen3", norms={**_LLAMA.norms, **_QK}),
+        _GEMMA2,
+        replace(_GEMMA2, model_type="gemma3_text", norms={**_GEMMA2.norms, **_QK}),
+        _OLMO2,
+    )
+}
+
+
+def family_of(config: "PretrainedConfig") -> Family:
+    """The family of a model. Raises `UnsupportedArchitecture`, naming what works, for any other or any odd variant."""
+    kind = getattr(config, "model_type", None)
+    if kind not in FAMILIES:
+        extra = " Load only its text model, whose type is 'gemma3_text'." if kind == "gemma3" else ""
+        raise UnsupportedArchitecture(
+            f"models of type {kind!r} are not supported; those that are proven: {listing(FAMILIES)}.{extra} "
+            "A new family is one entry in interp/models/families.py plus the parity tests."
+        )
+    odd = {"add_cross_attention": "cross-attention", "use_bidirectional_attention": "bidirectional attention"}
+    for option, what in odd.items():
+        if getattr(config, option, False):
+            raise UnsupportedArchitecture(
+                f"this {kind} has {what} (`{option}`), which no causal language model here has."
+            )
+    return FAMILIES[kind]
+
+
+def windows_of(config: "PretrainedConfig") -> tuple[int | None, ...]:
+    """Attention window of each layer in tokens, the token itself counted; None where attention is full."""
+    n = config.num_hidden_layers
+    if config.model_type == "gpt_neo":
+        return tuple(config.window_size if kind == "local" else None for kind in config.attention_layers)
+    window = getattr(config, "sliding_window", None)
+    if config.model_type == "mistral":
+        return (window,) * n
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * n
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def spec_of(
+    config: "PretrainedConfig",
+    module: torch.nn.Module,
+    name: str,
+    *,
+    backend: str = "plain",
+    processing: str = "raw",
+    revision: str | None = None,
+) -> ModelSpec:
+    """The facts of a loaded model, read off its configuration and its parameters."""
+    family = family_of(config)
+    heads, width = config.num_attention_heads, config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
+    parameter = next(module.parameters())
+    return ModelSpec(
+        name=name,
+        family=family.model_type,
+        n_layers=config.num_hidden_layers,
+        n_heads=heads,
+        n_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        d_model=width,
+        d_head=getattr(config, "head_dim", None) or width // heads,
+        d_mlp=inner,
+        vocab=config.vocab_size,
+        n_ctx=config.max_position_embeddings,
+        norm=family.norm,
+        positions="learned" if family.pos_embed else "rotary",
+        gated=family.gated,
+        parallel=family.model_type == "gpt_neox" and bool(config.use_parallel_residual),
+        tied=_tied(module, config),
+        post_norm=family.post_norm,
+        windows=windows_of(config),
+        logit_softcap=getattr(config, "final_logit_softcapping", None),
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        device=str(parameter.device),
+        attention=str(getattr(config, "_attn_implementation", None) or "eager"),
+        backend=backend,
+        processing=processing,
+        revision=revision,
+    )
+
+
+def _tied(module: torch.nn.Module, config: Any) -> bool:
+    """Whether embedding and unembedding are one tensor in this very module; the configuration where it cannot tell."""
+    try:
+        embed, head = module.get_input_embeddings(), module.get_output_embeddings()  # type: ignore[operator]
+        return embed.weight is head.weight
+    except AttributeError:
+        return bool(getattr(config, "tie_word_embeddings", False))
