@@ -95,7 +95,12 @@ class Tape:
         return (set(self._by_site) - mids) | {Site("attn_out", site.layer) for site in mids}
 
     def __call__(self, site: Site, x: Tensor) -> Tensor:
-        """Give `x` back, edited if edits say so; the very same object if nothing acts here."""
+        """Give `x` back, edited if edits say so; the very same object if nothing acts here.
+
+        With `grad`, the graph begins at the first site that is hooked: a model whose parameters are frozen still has gradients.
+        """
+        if self.grad and not x.requires_grad and x.is_floating_point():
+            x = x.detach().requires_grad_()
         if site.kind != "resid_mid":  # its edits were already carried out at attn_out
             x = self._edit(site, x)
         middle = Site("resid_mid", site.layer)
