@@ -1,1 +1,91 @@
-"""The embedded reference checkpoints and the hand-wired models."""
+"""The embedded reference checkpoints and the hand-wired models.
+
+    from interp.models import reference
+    reference.names()                              # ['atlas', 'atlas-tuned']: small trained models whose world is known
+    lm = reference.load("atlas")                   # the same as interp.load("atlas")
+    lm = reference.as_lm(reference.induction())    # hand-wired: the mechanism is known, see `reference.planted`
+
+`atlas` has really learned facts, lists, indirect objects and induction, from text that this project generates; `atlas-tuned` is
+the same model after learning one more relation, one more concept and a known set of changed facts. Hand-wired models hold exactly
+one mechanism each, with the answers that every method must give.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.core.errors import BadInput, CheckpointError, hint, listing
+
+if TYPE_CHECKING:
+    from interp.core.lm import LM
+
+    from .planted import Channel as Channel
+    from .planted import Concept as Concept
+    from .planted import Planted as Planted
+    from .planted import channels as channels
+    from .planted import concepts as concepts
+    from .planted import counterfactual as counterfactual
+    from .planted import expected_patterns as expected_patterns
+    from .planted import fact as fact
+    from .planted import fact_map as fact_map
+    from .planted import induction as induction
+    from .planted import prefix_score as prefix_score
+    from .planted import repeated as repeated
+    from .planted import uniform_score as uniform_score
+    from .planted import window as window
+
+_PLANTED = (
+    "Channel", "Concept", "Planted", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "induction",
+    "prefix_score", "repeated", "uniform_score", "window",
+)  # fmt: skip
+_CHECKPOINTS = ("atlas", "atlas-tuned")
+
+__all__ = ["as_lm", "load", "names", "path", *_PLANTED]
+
+
+def names() -> list[str]:
+    """Names of the embedded checkpoints."""
+    return list(_CHECKPOINTS)
+
+
+def path(name: str) -> Path:
+    """Folder of an embedded checkpoint: inside the installed package, or `assets/reference` of a source checkout."""
+    if name not in _CHECKPOINTS:
+        raise BadInput(
+            f"no reference checkpoint is called {name!r}; there are {listing(_CHECKPOINTS)}.{hint(name, _CHECKPOINTS)}"
+        )
+    package = Path(__file__).resolve().parents[2]
+    places = [package / "assets" / "reference" / name, package.parent / "assets" / "reference" / name]
+    for place in places:
+        if (place / "config.json").is_file():
+            return place
+    raise CheckpointError(
+        f"the files of {name!r} are not in this installation. Install the wheel again, or train them: "
+        "`interp reference train -o DIR` (about an hour on two cores), then load DIR/" + name + "."
+    )
+
+
+def load(name: str = "atlas", **options: Any) -> "LM":
+    """Load an embedded checkpoint; the options are those of `interp.load`."""
+    from interp.models.load import load as load_checkpoint
+
+    path(name)  # a mistyped name is refused here, not looked up on the hub
+    return load_checkpoint(name, **options)
+
+
+def as_lm(planted: "Planted", **options: Any) -> "LM":
+    """A hand-wired model as an `LM`; `backend="transformer_lens"` (default) or "nnsight"."""
+    from interp.models.load import from_module
+
+    return from_module(planted.module, planted.tokenizer, planted.name, **options)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLANTED or name == "planted":
+        module = importlib.import_module("interp.models.reference.planted")
+        return module if name == "planted" else getattr(module, name)
+    raise AttributeError(f"module 'interp.models.reference' has no attribute {name!r}.{hint(name, __all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
