@@ -1,0 +1,188 @@
+"""Loss by position: how well does the model predict, and does more context help?
+
+The question. A model that uses its context predicts the 500th token of a document better than the 50th. The curve of the negative
+log-likelihood (NLL) over positions is the first sanity check of a checkpoint, the alarm for a collapsed edit, and, as the drop between
+an early and a late position, a measure of in-context learning:
+
+    nll[d, p]  = -ln P(token p of document d | tokens before it)      nats
+    perplexity = exp(mean of all nll)
+    gain       = mean nll at an early position - mean nll at a late one      (larger is better)
+
+Entropy of the predicted distribution stands beside it: a model that is calibrated has the same mean entropy as loss.
+
+Source. Olsson et al. 2022, "In-context Learning and Induction Heads" (arXiv 2209.11895), for the gain (their score has the other sign).
+Deviation: positions that few documents reach are kept, with their count, not cut off.
+
+When it misleads
+- Pieces that were cut out of longer texts lack their context, so early positions look worse than they are: see `Corpus`.
+- Late positions are averages over the *long* documents only; compare positions within documents that reach both (`gain` does).
+- Loss on text from another distribution, or from a generated probe, says little about a model; compare checkpoints, not families.
+
+    import interp
+    lm = interp.load("atlas")
+    text = interp.data.corpus("corpus.txt", lm.tokenizer, n_ctx=lm.spec.n_ctx)
+    loss = interp.LossByPosition()(lm, text)
+    loss.perplexity(), loss.by_position(), loss.gain()
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+import xarray as xr
+
+from interp.core.analysis import Analysis, Cost, Result
+from interp.core.errors import BadInput
+from interp.core.progress import track
+from interp.core.stats import bootstrap_ci
+
+from .batches import batches_of, check_corpus
+
+if TYPE_CHECKING:
+    from interp.core.lm import LM
+
+
+class LossResult(Result):
+    """Loss of every token of every document.
+
+    data (dims document, pos; documents shorter than the longest are padded with NaN):
+        nll      [document, pos]    nats; NaN at position 0, which nothing precedes
+        entropy  [document, pos]    nats, of the distribution that predicted the token at pos
+        top1     [document, pos]    1 where the token was the most probable one, else 0
+    coords: document (ids), pos (0...). attrs: bos.
+    """
+
+    figure: ClassVar[str] = "loss"
+    main: ClassVar[str] = "nll"
+
+    def mean(self, level: float = 0.95) -> dict[str, float]:
+        """Mean loss in nats a token, with its interval bootstrapped over documents, and the number of tokens."""
+        sums, counts = self._sums()
+        low, high = _ratio_interval(sums, counts, level)
+        return {"nll": sums.sum() / counts.sum(), "ci_lo": low, "ci_hi": high, "n": float(counts.sum())}
+
+    def perplexity(self, level: float = 0.95) -> dict[str, float]:
+        """exp(mean loss), with its interval."""
+        return {name: float(np.exp(value)) for name, value in self.mean(level).items() if name != "n"}
+
+    def by_position(self, level: float = 0.95) -> xr.Dataset:
+        """Mean loss at each position: mean, ci_lo, ci_hi, entropy and n (documents that reach it) [pos]."""
+        values = self.data["nll"].values
+        reached = np.isfinite(values).sum(axis=0)
+        keep = np.flatnonzero(reached)
+        low, high = (
+            bootstrap_ci(values[:, keep], axis=0, level=level) if len(values) > 1 else (np.full(len(keep), np.nan),) * 2
+        )
+        columns = {
+            "mean": np.nanmean(values[:, keep], axis=0), "ci_lo": low, "ci_hi": high,
+            "entropy": np.nanmean(self.data["entropy"].values[:, keep], axis=0), "n": reached[keep],
+        }  # fmt: skip
+        return xr.Dataset({name: ("pos", column) for name, column in columns.items()}, coords={"pos": keep})
+
+    def gain(self, early: int | None = None, late: int | None = None, level: float = 0.95) -> dict[str, float]:
+        """How much lower the loss is around the late position than around the early one, in documents that reach both.
+
+        Around = within an eighth of the position. By default late is the last position that half of the documents reach, and early a
+        tenth of it. Positive: context helps. Raises `BadInput` where no document reaches the late position.
+        """
+        values = self.data["nll"].values
+        reach = np.isfinite(values).sum(axis=1)
+        late = int(np.median(reach)) if late is None else late
+        early = max(1, late // 10) if early is None else early
+        if not 0 < early < late:
+            raise BadInput(f"`early` and `late` must be positions with 0 < early < late; not {early} and {late}.")
+        both = values[reach >= late]
+        if not len(both):
+            raise BadInput(f"no document reaches position {late}; the longest has {int(reach.max())} predicted tokens.")
+        drop = _around(both, early) - _around(both, late)
+        low, high = bootstrap_ci(drop[:, None], axis=0, level=level) if len(drop) > 1 else (np.array([np.nan]),) * 2
+        found = {"gain": float(drop.mean()), "ci_lo": float(low[0]), "ci_hi": float(high[0]), "n": float(len(drop))}
+        return found | {"early": float(early), "late": float(late)}
+
+    def headline(self) -> dict[str, float]:
+        """Loss, perplexity, and the share of tokens that were the model's first guess."""
+        return {
+            "loss, nats a token": self.mean()["nll"],
+            "perplexity": self.perplexity()["nll"],
+            "first guess right": float(np.nanmean(self.data["top1"].values)),
+        }
+
+    def thumbnail(self) -> xr.DataArray | None:
+        """The mean curve."""
+        return self.by_position()["mean"].rename("nll")
+
+    def _sums(self) -> tuple[np.ndarray, np.ndarray]:
+        values = self.data["nll"].values
+        return np.nansum(values, axis=1), np.isfinite(values).sum(axis=1)
+
+
+@dataclass(frozen=True)
+class LossByPosition(Analysis[LossResult]):
+    """Loss, entropy and first-guess accuracy of every token of a corpus."""
+
+    batch_tokens: int = 4096
+    """Tokens in one forward pass."""
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < 1:
+            raise BadInput(f"`batch_tokens` must be at least 1; not {self.batch_tokens}.")
+
+    def check(self, lm: "LM", data: Any) -> None:
+        """A corpus whose documents fit the context and hold two tokens or more somewhere."""
+        check_corpus(lm, data)
+        if max(data.lengths) < 2:
+            raise BadInput(
+                "every document of the corpus is one token long: there is nothing to predict. Bring longer text."
+            )
+
+    def cost(self, lm: "LM", data: Any = None) -> Cost:
+        """One forward pass over the corpus."""
+        largest = max(data.lengths, default=0)
+        room = max(self.batch_tokens, largest) * lm.spec.vocab * 8
+        return Cost(len(list(batches_of(data, self.batch_tokens))), data.n_tokens, room)
+
+    def run(self, lm: "LM", data: Any, store: Any) -> LossResult:
+        """Score the corpus, batch by batch; only three numbers a token are kept."""
+        shape = (len(data), max(data.lengths))
+        scores = {name: np.full(shape, np.nan, dtype=np.float32) for name in ("nll", "entropy", "top1")}
+        batches = list(batches_of(data, self.batch_tokens))
+        for places, batch in track(batches, "loss by position"):
+            logits = lm.run(batch).logits
+            assert logits is not None
+            for row, place in enumerate(places):
+                length = data.lengths[place]
+                for name, values in _token_scores(logits[row, :length], batch.tokens[row, :length]).items():
+                    scores[name][place, 1:length] = values
+        dims = ("document", "pos")
+        coords = {"document": list(data.ids), "pos": np.arange(shape[1])}
+        return LossResult(
+            xr.Dataset({name: (dims, values) for name, values in scores.items()}, coords, {"bos": data.bos})
+        )
+
+
+def _token_scores(logits: torch.Tensor, tokens: torch.Tensor) -> dict[str, np.ndarray]:
+    """Scores of tokens 1... under logits [pos, vocab] of the positions before them."""
+    logp = logits[:-1].float().log_softmax(dim=-1)  # [pos - 1, vocab]
+    target = tokens[1:].to(logp.device)
+    nll = -logp.gather(-1, target[:, None])[:, 0]
+    entropy = -(logp.exp() * logp).sum(dim=-1)
+    top1 = (logp.argmax(dim=-1) == target).float()
+    return {"nll": nll.cpu().numpy(), "entropy": entropy.cpu().numpy(), "top1": top1.cpu().numpy()}
+
+
+def _around(values: np.ndarray, position: int) -> np.ndarray:
+    half = max(1, position // 8)
+    return np.nanmean(values[:, max(1, position - half) : position + half + 1], axis=1)
+
+
+def _ratio_interval(sums: np.ndarray, counts: np.ndarray, level: float) -> tuple[float, float]:
+    """Bootstrap interval of sum(sums) / sum(counts): documents are resampled, tokens stay with their document."""
+    from interp.core.seed import numpy_generator
+
+    if len(sums) < 2:
+        return float("nan"), float("nan")
+    picks = numpy_generator(0, "bootstrap", "loss").integers(len(sums), size=(2000, len(sums)))
+    means = sums[picks].sum(axis=1) / counts[picks].sum(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
