@@ -14,25 +14,25 @@ same recipe, not the same last bit; BLAS, threads and drivers still round differ
 
 import hashlib
 import json
-import math
 import platform
 import subprocess
-from collections.abc import Mapping, Set
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from .errors import ArtifactError, BadInput, WrongModel
+from .digest import digest_of, publishable
+from .errors import ArtifactError, WrongModel
 
 if TYPE_CHECKING:
     from .lm import LM
+
+__all__ = ["Manifest", "digest_of", "publishable", "refuse_other_model"]
 
 SCHEMA = 1
 LIBRARIES = ("torch", "transformers", "transformer-lens", "nnsight", "sae-lens", "numpy", "scipy")
@@ -149,104 +149,6 @@ def refuse_other_model(manifest: Manifest, lm: "LM") -> None:
                 f"the artefact was made from {made.get('name')} ({key} {str(made.get(key))[:8]}), "
                 f"not from {name} ({key} {mine[:8]}). Load that checkpoint, or make the artefact anew from this one."
             )
-
-
-def digest_of(thing: Any) -> str:
-    """Content hash (32 hex digits) of whatever is given to a method: its own `.digest()`, else that of its contents."""
-    own = getattr(thing, "digest", None) or getattr(thing, "fingerprint", None)
-    if own is not None and not isinstance(thing, type):
-        return str(own() if callable(own) else own)
-    content = hashlib.sha256()
-    _feed(content, thing)
-    return content.hexdigest()[:32]
-
-
-def _feed(content: Any, thing: Any) -> None:
-    match thing:
-        case None | bool() | int() | float() | str() | bytes():
-            content.update(f"{type(thing).__name__}:{thing!r};".encode())
-        case Tensor() | np.ndarray() | np.generic():
-            _feed_array(content, thing)
-        case Path():
-            if not thing.is_file():
-                raise BadInput(
-                    f"{thing.name!r} is not a file, so what it contains cannot be recorded. Pass a file or the data."
-                )
-            content.update(thing.read_bytes())
-        case Mapping():
-            content.update(b"{")
-            for key in sorted(thing, key=str):
-                _feed(content, str(key))
-                _child(content, thing[key])
-            content.update(b"}")
-        case list() | tuple():
-            content.update(b"[")
-            for item in thing:
-                _child(content, item)
-            content.update(b"]")
-        case Set():
-            _feed(content, sorted(digest_of(item) for item in thing))
-        case _ if is_dataclass(thing) and not isinstance(thing, type):
-            content.update(type(thing).__name__.encode())
-            _feed(content, {entry.name: getattr(thing, entry.name) for entry in fields(thing)})
-        case _:
-            text = repr(thing)
-            if " at 0x" in text or hasattr(thing, "__next__"):
-                raise BadInput(
-                    f"a {type(thing).__name__} has no content that can be recorded. Pass a list, or give it a `digest()` method."
-                )
-            content.update(f"{type(thing).__name__}:{text};".encode())
-
-
-def _child(content: Any, thing: Any) -> None:
-    own = getattr(thing, "digest", None)
-    _feed(content, digest_of(thing)) if callable(own) or isinstance(own, str) else _feed(content, thing)
-
-
-def _feed_array(content: Any, array: "Tensor | np.ndarray | np.generic") -> None:
-    content.update(f"{array.dtype}{tuple(array.shape)}".encode())
-    if isinstance(array, Tensor):
-        content.update(array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    elif array.dtype.kind in "OUT":
-        _feed(content, np.asarray(array).astype(object).ravel().tolist())
-    else:
-        content.update(np.asarray(array).tobytes())
-
-
-def publishable(value: Any) -> Any:
-    """The value as plain JSON: paths only by their last part, tensors by their digest, anything else by its text."""
-    match value:
-        case None | bool() | int():
-            return value
-        case float():
-            return value if math.isfinite(value) else str(value)
-        case np.generic():
-            return publishable(value.item())
-        case Path():
-            return value.name
-        case str():
-            return _without_folder(value)
-        case Mapping():
-            return {str(key): publishable(item) for key, item in value.items()}
-        case list() | tuple():
-            return [publishable(item) for item in value]
-        case Set():
-            return sorted((publishable(item) for item in value), key=str)
-        case Tensor() | np.ndarray():
-            return f"{type(value).__name__}{list(value.shape)} {digest_of(value)[:8]}"
-        case _ if is_dataclass(value) and not isinstance(value, type) and type(value).__str__ is object.__str__:
-            return {entry.name: publishable(getattr(value, entry.name)) for entry in fields(value)}
-        case _:
-            text = str(value)
-            return type(value).__name__ if " at 0x" in text else _without_folder(text)
-
-
-def _without_folder(text: str) -> str:
-    """A machine path cut to its last part; any other text as it is."""
-    if "\n" in text or not (text.startswith(("/", "~/", "file:/")) or PureWindowsPath(text).drive):
-        return text
-    path = PureWindowsPath(text) if PureWindowsPath(text).drive else Path(text)
-    return path.name or text
 
 
 def _canonical(value: Any) -> bytes:
