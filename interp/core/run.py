@@ -6,9 +6,10 @@ act, in which order, and whether each really acted is decided here, once, so tha
 An edit or a capture that never happened raises: nobody's library gives that for free, and it is the field's commonest silent error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from .batch import Batch
@@ -108,8 +109,7 @@ class Tape:
             if site.kind == "resid_pre":
                 self._mid[site.layer or 0] = x
             elif site.kind == "attn_out":
-                stream = self._mid[site.layer or 0] + x
-                x = x + (self._edit(middle, stream) - stream)
+                x = _carried(self._mid[site.layer or 0], x, lambda stream: self._edit(middle, stream))
         if site in self.capture:
             self.captured[site] = x if self.grad else x.detach()
         return x
@@ -138,6 +138,23 @@ class Tape:
             fired.rows += int(where.any(dim=1).sum())
             fired.positions += count
         return x
+
+
+def _carried(before: Tensor, added: Tensor, edit: Callable[[Tensor], Tensor]) -> Tensor:
+    """What must be added to `before` so that the sum becomes `edit(before + added)`.
+
+    An ablated stream must be exactly zero: rounding noise of 1e-8 would be blown up to size 1 by the norm that reads it. And where
+    the edit changes nothing, what is added stays bit for bit. Gradients flow as through the plain difference.
+    """
+    stream = before + added
+    new = edit(stream)
+    if new is stream:
+        return added
+    exact = torch.where(new == stream, added, new - before)
+    if not exact.requires_grad:
+        return exact
+    smooth = added + (new - stream)
+    return smooth + (exact - smooth).detach()
 
 
 def check_fired(fired: dict[Edit, Fired]) -> None:
