@@ -75,11 +75,9 @@ class HeadResult(Result):
     def scores(self, level: float = 0.95) -> xr.Dataset:
         """Mean over sequences of each score: mean, ci_lo, ci_hi [metric, layer, head], and chance [metric]."""
         values = self.data["score"].values
-        low, high = (
-            bootstrap_ci(values, axis=0, level=level) if len(values) > 1 else (np.full(values.shape[1:], np.nan),) * 2
-        )
+        mean, low, high = bootstrap_ci(values, level=level)
         dims = ("metric", "layer", "head")
-        columns: dict[str, Any] = {"mean": (dims, values.mean(axis=0)), "ci_lo": (dims, low), "ci_hi": (dims, high)}
+        columns: dict[str, Any] = {"mean": (dims, mean), "ci_lo": (dims, low), "ci_hi": (dims, high)}
         columns["chance"] = ("metric", self.data["chance"].values.mean(axis=0))
         return xr.Dataset(columns, {name: self.data[name].values for name in dims})
 
@@ -102,13 +100,9 @@ class HeadResult(Result):
         first, second = self.data["first_loss"].values, self.data["second_loss"].values
         period = self.data["period"].values
         each = [second[period == p].mean() / first[period == p].mean() for p in np.unique(period)]
-        low, high = (
-            bootstrap_ci((second / first)[:, None], axis=0, level=level)
-            if len(first) > 1
-            else (np.array([np.nan]),) * 2
-        )
+        _, low, high = bootstrap_ci(second / first, level=level)
         return {
-            "ratio": float(second.mean() / first.mean()), "ci_lo": float(low[0]), "ci_hi": float(high[0]),
+            "ratio": float(second.mean() / first.mean()), "ci_lo": float(low), "ci_hi": float(high),
             "n": float(len(first)), "period_gap": float(max(each) - min(each)),
         }  # fmt: skip
 

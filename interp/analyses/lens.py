@@ -65,14 +65,10 @@ class LensResult(Result):
     def by_depth(self, level: float = 0.95) -> xr.Dataset:
         """Means over documents: mean, ci_lo, ci_hi [measure, depth]."""
         parts = {name: self.data[name].values for name in MEASURES}
-        table = {"mean": [], "ci_lo": [], "ci_hi": []}  # type: dict[str, list[np.ndarray]]
+        table: dict[str, list[np.ndarray]] = {"mean": [], "ci_lo": [], "ci_hi": []}
         for values in parts.values():
-            low, high = (
-                bootstrap_ci(values, axis=0, level=level)
-                if len(values) > 1
-                else (np.full(values.shape[1], np.nan),) * 2
-            )
-            for name, column in (("mean", values.mean(axis=0)), ("ci_lo", low), ("ci_hi", high)):
+            mean, low, high = bootstrap_ci(values, level=level)
+            for name, column in (("mean", mean), ("ci_lo", low), ("ci_hi", high)):
                 table[name].append(column)
         columns = {name: (("measure", "depth"), np.stack(rows)) for name, rows in table.items()}
         return xr.Dataset(columns, {"measure": list(MEASURES), "depth": self.data["depth"].values})

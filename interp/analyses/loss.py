@@ -71,11 +71,9 @@ class LossResult(Result):
         values = self.data["nll"].values
         reached = np.isfinite(values).sum(axis=0)
         keep = np.flatnonzero(reached)
-        low, high = (
-            bootstrap_ci(values[:, keep], axis=0, level=level) if len(values) > 1 else (np.full(len(keep), np.nan),) * 2
-        )
+        mean, low, high = bootstrap_ci(values[:, keep], level=level)
         columns = {
-            "mean": np.nanmean(values[:, keep], axis=0), "ci_lo": low, "ci_hi": high,
+            "mean": mean, "ci_lo": low, "ci_hi": high,
             "entropy": np.nanmean(self.data["entropy"].values[:, keep], axis=0), "n": reached[keep],
         }  # fmt: skip
         return xr.Dataset({name: ("pos", column) for name, column in columns.items()}, coords={"pos": keep})
@@ -96,8 +94,8 @@ class LossResult(Result):
         if not len(both):
             raise BadInput(f"no document reaches position {late}; the longest has {int(reach.max())} predicted tokens.")
         drop = _around(both, early) - _around(both, late)
-        low, high = bootstrap_ci(drop[:, None], axis=0, level=level) if len(drop) > 1 else (np.array([np.nan]),) * 2
-        found = {"gain": float(drop.mean()), "ci_lo": float(low[0]), "ci_hi": float(high[0]), "n": float(len(drop))}
+        _, low, high = bootstrap_ci(drop, level=level)
+        found = {"gain": float(drop.mean()), "ci_lo": float(low), "ci_hi": float(high), "n": float(len(drop))}
         return found | {"early": float(early), "late": float(late)}
 
     def headline(self) -> dict[str, float]:
