@@ -98,16 +98,8 @@ def dress(
     else:
         figure.update_layout(title={"text": title}, height=height or 440)
     if result is not None:
-        _footer(figure, provenance(result), theme)
+        _footer(figure, result.manifest.line, theme)
     return figure
-
-
-def provenance(result: "Result") -> str:
-    """`interp 0.1.0 · atlas@607a30d2 · 9f3a12c8`: code, weights, run."""
-    manifest = result.manifest
-    model = manifest.model or {}
-    weights = str(model.get("fingerprint", ""))[:8]
-    return f"interp {manifest.interp} · {model.get('name', '?')}@{weights} · {manifest.hash}"
 
 
 def _footer(figure: go.Figure, text: str, theme: Theme) -> None:
