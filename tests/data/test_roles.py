@@ -8,7 +8,7 @@ from interp.data import ROLES, Prompt, roles, tokenize
 class Words:
     """One token a word."""
 
-    name, bos_id, default_bos, vocab = "words", 0, False, 1000
+    name, bos_id, default_bos, vocab, digest = "words", 0, False, 1000, ""
 
     def encode(self, text, *, bos=None):
         import re

@@ -129,7 +129,7 @@ def test_context_length_counts_the_whole_answer(small):
 class Lossy:
     """A tokenizer that drops digits, as one with holes in its vocabulary does."""
 
-    name, bos_id, default_bos, vocab = "lossy", None, False, 1000
+    name, bos_id, default_bos, vocab, digest = "lossy", None, False, 1000, ""
 
     def encode(self, text, *, bos=None):
         from interp.core.lm import Encoding
