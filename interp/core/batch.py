@@ -41,6 +41,15 @@ class Batch:
             )
         if not bool(self.mask.any(dim=1).all()):
             raise BadInput("a row of the batch has no real token. Drop it.")
+        for name, span in self.spans.items():
+            if span.shape != (len(self.tokens), 2):
+                raise BadInput(
+                    f"the span {name!r} must be [start, end) a row, {(len(self.tokens), 2)}; not {tuple(span.shape)}."
+                )
+            if bool((span[:, 1] > self.tokens.shape[1]).any() | ((span[:, 0] >= span[:, 1]) & (span[:, 0] >= 0)).any()):
+                raise SpanError(f"the span {name!r} is empty or ends after column {self.tokens.shape[1]} in some row.")
+        if self.ids and len(self.ids) != len(self.tokens):
+            raise BadInput(f"`ids` has {len(self.ids)} names for {len(self.tokens)} rows. Give one each.")
         if not self.ids:
             object.__setattr__(self, "ids", tuple(str(row) for row in range(len(self.tokens))))
 
@@ -57,6 +66,8 @@ class Batch:
                 raise BadInput("rows of tokens differ in length. Use `Batch.padded(rows, side=...)` to pad them.")
             tokens = torch.tensor(rows, dtype=torch.int64)
         tokens = tokens[None] if tokens.ndim == 1 else tokens
+        if tokens.numel() and (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool):
+            raise BadInput(f"tokens must be whole numbers; not {tokens.dtype}. Pass token ids.")
         return cls(tokens.to(torch.int64), torch.ones_like(tokens, dtype=torch.bool))
 
     @classmethod

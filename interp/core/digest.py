@@ -7,23 +7,29 @@ a digest that could miss a change is worse than none.
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Set
 from dataclasses import fields, is_dataclass
-from pathlib import Path, PureWindowsPath
+from datetime import datetime
+from enum import Enum
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
+from .batch import Batch
 from .errors import BadInput
 
 
 def digest_of(thing: Any) -> str:
     """Content hash (32 hex digits) of whatever is given to a method: its own `.digest()`, else that of its contents."""
-    own = getattr(thing, "digest", None) or getattr(thing, "fingerprint", None)
-    if own is not None and not isinstance(thing, type):
-        return str(own() if callable(own) else own)
+    if not isinstance(thing, Batch | type):
+        own = getattr(thing, "digest", None) or getattr(thing, "fingerprint", None)
+        if own is not None:
+            return str(own() if callable(own) else own)
     content = hashlib.sha256()
     _feed(content, thing)
     return content.hexdigest()[:32]
@@ -35,6 +41,8 @@ def _feed(content: Any, thing: Any) -> None:
             content.update(f"{type(thing).__name__}:{thing!r};".encode())
         case Tensor() | np.ndarray() | np.generic():
             _feed_array(content, thing)
+        case Batch():  # its own digest leaves out the spans, which methods read
+            _feed(content, [thing.digest(), thing.ids, dict(thing.spans)])
         case Path():
             if not thing.is_file():
                 raise BadInput(
@@ -57,17 +65,25 @@ def _feed(content: Any, thing: Any) -> None:
         case _ if is_dataclass(thing) and not isinstance(thing, type):
             content.update(type(thing).__name__.encode())
             _feed(content, {entry.name: getattr(thing, entry.name) for entry in fields(thing)})
+        case xr.Dataset() | xr.DataArray():
+            named = thing.to_dataset(name="values") if isinstance(thing, xr.DataArray) else thing
+            for name, variable in named.variables.items():
+                _feed(content, [str(name), name in named.coords, list(map(str, variable.dims)), variable.values])
+        case Enum() | range() | complex() | datetime():
+            content.update(f"{type(thing).__name__}:{thing!r};".encode())
+        case _ if type(thing).__module__.startswith("pandas"):
+            _feed(content, thing.to_xarray())
         case _:
-            text = repr(thing)
-            if " at 0x" in text or hasattr(thing, "__next__"):
+            if callable(thing) or hasattr(thing, "__next__") or not hasattr(thing, "__dict__"):
                 raise BadInput(
                     f"a {type(thing).__name__} has no content that can be recorded. Pass a list, or give it a `digest()` method."
                 )
-            content.update(f"{type(thing).__name__}:{text};".encode())
+            content.update(type(thing).__name__.encode())
+            _feed(content, vars(thing))
 
 
 def _child(content: Any, thing: Any) -> None:
-    own = getattr(thing, "digest", None)
+    own = None if isinstance(thing, Batch) else getattr(thing, "digest", None)
     _feed(content, digest_of(thing)) if callable(own) or isinstance(own, str) else _feed(content, thing)
 
 
@@ -87,7 +103,7 @@ def publishable(value: Any) -> Any:
         case None | bool() | int():
             return value
         case float():
-            return value if math.isfinite(value) else str(value)
+            return float(value) if math.isfinite(value) else str(float(value))
         case np.generic():
             return publishable(value.item())
         case Path():
@@ -111,7 +127,8 @@ def publishable(value: Any) -> Any:
 
 def _without_folder(text: str) -> str:
     """A machine path cut to its last part; any other text as it is."""
-    if "\n" in text or not (text.startswith(("/", "~/", "file:/")) or PureWindowsPath(text).drive):
+    windows = re.match(r"[A-Za-z]:[\\/]", text) is not None
+    if "\n" in text or not (windows or re.match(r"(file:/|~?/[^/]+/)", text)):
         return text
-    path = PureWindowsPath(text) if PureWindowsPath(text).drive else Path(text)
+    path: PurePath = PureWindowsPath(text) if windows else Path(text)
     return path.name or text

@@ -53,6 +53,8 @@ class Edit:
         object.__setattr__(self, "site", Site.parse(self.site))
         if self.heads is not None and not {"head", "kv_head"} & set(self.site.dims):
             raise BadInput(f"`heads={list(self.heads)}`: {self.site} has no head axis. Drop `heads`.")
+        if self.heads is not None and not self.heads:
+            raise BadInput(f"`heads=[]` names no head of {self.site}. Name at least one, or drop the edit.")
         if self.op == "call" and not callable(self.value):
             raise BadInput("an edit by `call` needs a function from tensor to tensor.")
         if self.op != "call" and callable(self.value):
@@ -98,7 +100,7 @@ class Edit:
         for item in (self.value, self.basis, self.strength):
             if isinstance(item, Tensor):
                 content.update(str((tuple(item.shape), item.dtype)).encode())
-                content.update(item.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                content.update(item.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
             else:
                 content.update(repr(item).encode())
         return content.hexdigest()[:16]
@@ -127,6 +129,11 @@ class Edit:
         axis = self.pos_axis - x.ndim  # counted from the end, so that a value without a batch axis works
         if value.ndim >= -axis and value.shape[axis] == full and start:
             value = value.narrow(axis, start, full - start)
+        if not _fits(value.shape, x.shape):
+            raise BadInput(
+                f"the value of the edit at {self.site} is {tuple(value.shape)}, which does not broadcast to {tuple(x.shape)}. "
+                "Give it the site's shape."
+            )
         return value.to(device=x.device, dtype=torch.promote_types(value.dtype, x.dtype))
 
     def _new(self, x: Tensor, value: Tensor | float) -> Tensor:
@@ -138,17 +145,17 @@ class Edit:
             case "scale":
                 return x * value
             case "mask":
-                strength = 1.0 if self.strength is None else self.strength.to(x.device)
-                return x + strength * (value - x)
+                target = value if isinstance(value, Tensor) else torch.full_like(x, value)
+                strength = x.new_ones(()) if self.strength is None else self.strength.to(x.device)
+                return torch.lerp(x.to(target.dtype), target, strength.to(target.dtype))  # exact at 0 and at 1
             case "call":
                 assert callable(self.value)
                 return self.value(x)
         basis = self.basis
         assert basis is not None
-        basis = basis.to(x.device, x.dtype)
-        if self.op == "project":  # remove the subspace, put `value` along it
-            return x - (x - value) @ basis @ basis.T
-        return x + (value - x) @ basis @ basis.T
+        wide = torch.promote_types(x.dtype, torch.float32)  # a basis in half precision is not orthonormal
+        basis, x = basis.to(x.device, wide), x.to(wide)
+        return x + (value - x) @ basis @ basis.T  # the subspace's part of x gives way to that of `value`
 
 
 def _take(value: "Value | Run", site: Site) -> Value:
@@ -208,15 +215,22 @@ def freeze(sites: "Sequence[Site | str]", run: "Run", *, at: At = At("all")) -> 
     return [replace(site, run, at=at) for site in sites]
 
 
+def _fits(value: torch.Size, x: torch.Size) -> bool:
+    """Whether `value` broadcasts to exactly `x`."""
+    return len(value) <= len(x) and all(a in (1, b) for a, b in zip(reversed(value), reversed(x), strict=False))
+
+
 def _heads(heads: Sequence[int] | None) -> tuple[int, ...] | None:
     return None if heads is None else tuple(int(head) for head in heads)
 
 
 def _orthonormal(basis: Tensor) -> Tensor:
     basis = basis[:, None] if basis.ndim == 1 else basis
+    if basis.shape[1] == 0 or not bool(torch.isfinite(basis).all()):
+        raise BadInput(f"the basis of shape {tuple(basis.shape)} has no columns, or values that are not finite.")
     q, r = torch.linalg.qr(basis.double())
-    if bool((r.diagonal().abs() < 1e-10 * r.abs().max()).any()):
+    if basis.shape[1] > basis.shape[0] or bool((r.diagonal().abs() <= 1e-10 * r.abs().max()).any()):
         raise BadInput(
-            f"the basis of shape {tuple(basis.shape)} has linearly dependent columns. Drop the redundant ones."
+            f"the basis of shape {tuple(basis.shape)} has zero or linearly dependent columns. Drop the redundant ones."
         )
     return q.to(basis.dtype)

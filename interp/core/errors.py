@@ -74,6 +74,8 @@ def one_of(name: str, value: object, options: Iterable[object]) -> None:
 def listing(options: Iterable[object]) -> str:
     """`'a', 'b' or 'c'`."""
     words = [repr(option) for option in options]
+    if not words:
+        return "nothing"
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
 
 

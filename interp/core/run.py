@@ -71,6 +71,7 @@ class Tape:
         self.captured: dict[Site, Tensor] = {}
         self.fired = {edit: Fired() for edit in edits}
         self._where = {edit: edit.where(batch) for edit in edits}
+        self._count = {edit: (int(w.any(dim=1).sum()), int(w.sum())) for edit, w in self._where.items()}
         self._mid: dict[int, Tensor] = {}
         self._by_site: dict[Site, list[Edit]] = {}
         for edit in edits:
@@ -128,15 +129,14 @@ class Tape:
 
     def _edit(self, site: Site, x: Tensor) -> Tensor:
         for edit in self._by_site.get(site, ()):
-            where = self._where[edit].to(x.device)
-            count = int(where.sum())
-            if not count:
+            rows, positions = self._count[edit]
+            if not positions:
                 continue
-            x = edit.apply(x, where)
+            x = edit.apply(x, self._where[edit].to(x.device))
             fired = self.fired[edit]
             fired.calls += 1
-            fired.rows += int(where.any(dim=1).sum())
-            fired.positions += count
+            fired.rows += rows
+            fired.positions += positions
         return x
 
 

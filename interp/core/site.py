@@ -92,6 +92,12 @@ class Site:
         return KINDS[self.kind].template.format(self.layer)
 
     @property
+    def spellings(self) -> tuple[str, ...]:
+        """Every name it may be written by, its own first."""
+        kind = KINDS[self.kind]
+        return tuple(template.format(self.layer) for template in (kind.template, *kind.aliases))
+
+    @property
     def dims(self) -> tuple[str, ...]:
         """Axis names, batch first: `('batch', 'pos', 'd_model')`."""
         return ("batch", *KINDS[self.kind].dims)
@@ -154,7 +160,7 @@ def expand(names: "str | Site | Sequence[str | Site]", spec: ModelSpec) -> list[
     found: dict[Site, None] = {}
     for name in [names] if isinstance(names, str | Site) else names:
         if isinstance(name, str) and any(sign in name for sign in "*?["):
-            hits = [site for key, site in have.items() if fnmatch.fnmatchcase(key, name)]
+            hits = [site for site in have.values() if any(fnmatch.fnmatchcase(key, name) for key in site.spellings)]
             if not hits:
                 raise UnknownSite(
                     f"the pattern {name!r} matches no site of {spec.name}. `interp sites MODEL` lists them."
