@@ -121,5 +121,8 @@ class LM(Protocol):
     def edit_weights(self, changes: "dict[str, Tensor]") -> "AbstractContextManager[None]":
         """Parameters replaced by name inside a `with`; restored bit for bit, also after an exception."""
 
+    def fidelity(self) -> Any:
+        """Whether this model answers as plain transformers does; `.line` says it in a line, `.ok` in a word."""
+
     def fingerprint(self) -> str:
         """Content hash of every parameter (32 hex digits); any changed weight changes it."""

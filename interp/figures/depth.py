@@ -67,8 +67,8 @@ def plot(results: Mapping[str, Result], *, theme: Theme = "screen", venue: str =
         figure.add_trace(trace, row=place, col=1)
         figure.update_yaxes(title_text=label, title_standoff=4, nticks=3, rangemode="tozero", row=place, col=1)
         figure.layout[f"yaxis{place if place > 1 else ''}"].title.font.size = 8 if theme == "paper" else 10
-    layers = max(len(values) for _, _, values in rows)
-    figure.update_xaxes(title_text="layer", dtick=max(1, layers // 12), row=len(rows), col=1)
+    longest = max(len(values) for _, _, values in rows)
+    figure.update_xaxes(title_text="layer", dtick=max(1, longest // 12), row=len(rows), col=1)
     height = (40 if theme == "paper" else 62) * len(rows) + 90
     dress(
         figure,

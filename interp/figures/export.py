@@ -16,7 +16,8 @@ import plotly.graph_objects as go
 
 from interp.core.errors import BadInput, InterpError, one_of
 
-STATIC = ("svg", "pdf", "png")
+VECTOR = ("svg", "pdf")
+STATIC = (*VECTOR, "png")
 FORMATS = ("html", "json", *STATIC)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 

@@ -1,1 +1,24 @@
-"""See the module essays in this folder."""
+"""The checkpoint report card: what a researcher asks of a new checkpoint, in order, on one page.
+
+    import interp
+    lm = interp.load("atlas")
+    interp.report(lm, "report", facts=interp.reference.facts("atlas"))     # report/index.html, figures/, tables/, manifest.json
+
+It composes analyses and figures and computes nothing of its own; every number on the page is a row of `card.jsonl`, with what it was
+measured on, its interval, and what the measure gives by chance.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .card import Report
+
+if TYPE_CHECKING:
+    from interp.core.lm import LM
+
+__all__ = ["Report", "report"]
+
+
+def report(lm: "LM", output: str | Path, *, overwrite: bool = False, **options: Any) -> Path:
+    """Write the report card of a model into the folder `output`; options are the fields of `Report`. Returns the page's path."""
+    return Report(**options).write(lm, output, overwrite=overwrite)

@@ -1,0 +1,57 @@
+"""The card's numbers: one row a number, the same columns for every measure, so that two checkpoints can be joined and compared.
+
+Rows come from the results' own means and intervals; nothing is computed here. `chance` is what the measure gives where the mechanism is
+absent. Cards of different `probe` (the hash of the data that was measured on) must not be compared.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from interp.core.analysis import Result
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of the card."""
+
+    metric: str
+    value: float
+    unit: str = ""
+    site: str | None = None
+    layer: int | None = None
+    head: int | None = None
+    ci_lo: float | None = None
+    ci_hi: float | None = None
+    n: int | None = None
+    chance: float | None = None
+    analysis: str = ""
+    result: str = ""
+    """Hash of the result that the number was read off."""
+    probe: str = ""
+    """Hash of the data that it was measured on."""
+    seconds: float | None = None
+
+
+def stamp(rows: Iterable[Row], result: "Result") -> list[Row]:
+    """The rows, each with the analysis, the result's hash and the data's hash."""
+    manifest = result.manifest
+    probe = ",".join(sorted(str(value)[:16] for value in manifest.inputs.values()))
+    marks: dict[str, Any] = {
+        "analysis": manifest.analysis,
+        "result": manifest.hash,
+        "probe": probe,
+        "seconds": manifest.seconds,
+    }
+    return [replace(row, **marks) for row in rows]
+
+
+def table(rows: Iterable[Row], common: dict[str, Any]) -> "pd.DataFrame":
+    """The card as a table: the rows' columns, then what is the same for all (model, weights, dtype, seed, code)."""
+    import pandas as pd
+
+    names = [field.name for field in fields(Row)]
+    return pd.DataFrame([asdict(row) for row in rows], columns=names).assign(**common)
