@@ -75,9 +75,9 @@ def load(name: str = "atlas", **options: Any) -> "LM":
 
 def as_lm(planted: "Planted", **options: Any) -> "LM":
     """A hand-wired model as an `LM`; `backend="transformer_lens"` (default) or "nnsight"."""
-    from interp.models.load import from_module
+    from interp.models.load import wrap
 
-    return from_module(planted.module, planted.tokenizer, planted.name, **options)
+    return wrap(planted.module, planted.tokenizer, planted.name, **options)
 
 
 def __getattr__(name: str) -> Any:

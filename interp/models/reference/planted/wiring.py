@@ -178,7 +178,7 @@ def _blank(wiring: Wiring) -> "GPT2LMHeadModel":
         tie_word_embeddings=False, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):  # the constructor draws weights that are thrown away
-        module = GPT2LMHeadModel(config).eval()
+        module = GPT2LMHeadModel(config).eval().requires_grad_(False)
     gain = CONSTANT * (2 / wiring.d_model) ** 0.5
     for name, parameter in module.named_parameters():
         parameter.fill_(gain if "ln_" in name and name.endswith("weight") else 0.0)
