@@ -76,13 +76,13 @@ class TraceResult(Result):
         """Mean clean and corrupted score, their difference with its bootstrap interval, and the number of prompts."""
         part = self._select(known, metric).sel(metric=metric)
         effect = (part["high"] - part["low"]).values
-        low, high = _interval(effect[:, None], level)
+        mean, low, high = bootstrap_ci(effect, level=level, name="trace")
         return {
             "clean": float(part["high"].mean()),
             "corrupted": float(part["low"].mean()),
-            "effect": float(effect.mean()),
-            "ci_lo": float(low[0]),
-            "ci_hi": float(high[0]),
+            "effect": mean,
+            "ci_lo": low,
+            "ci_hi": high,
             "n": float(len(effect)),
         }
 
@@ -103,13 +103,12 @@ class TraceResult(Result):
         values = values.transpose("prompt", "pos", "kind", "layer")
         role = part["role"].sel(prompt=values["prompt"]).values  # [prompt, pos]
         found = [name for name in ROLES if (role == name).any()]
-        shape = (len(found), values.sizes["kind"], values.sizes["layer"])
-        mean, low, high = (np.full(shape, np.nan) for _ in range(3))
+        table = np.full((len(role), len(found), values.sizes["kind"], values.sizes["layer"]), np.nan)
         for index, name in enumerate(found):
-            rows = [values.values[i, here].mean(axis=0) for i, here in enumerate(role == name) if here.any()]
-            stack = np.stack(rows)  # [prompt, kind, layer]
-            mean[index] = stack.mean(axis=0)
-            low[index], high[index] = _interval(stack, level)
+            for row, here in enumerate(role == name):
+                if here.any():
+                    table[row, index] = values.values[row, here].mean(axis=0)
+        mean, low, high = bootstrap_ci(table, axis=0, level=level, name="trace")
         counts = [int((role == name).any(axis=1).sum()) for name in found]
         tokens = [int((role == name).sum()) for name in found]
         dims = ("role", "kind", "layer")
@@ -242,11 +241,3 @@ def _unique(ids: list[str]) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         out.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
     return out
-
-
-def _interval(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Bootstrap interval of the mean over axis 0; NaN where there is one prompt only."""
-    if len(values) < 2:
-        empty = np.full(values.shape[1:], np.nan)
-        return empty, empty.copy()
-    return bootstrap_ci(values, axis=0, level=level)

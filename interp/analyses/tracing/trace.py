@@ -79,8 +79,12 @@ class CausalTrace(Analysis[TraceResult]):
         if not self.noise > 0:
             raise BadInput(f"`noise` must be positive; not {self.noise}.")
 
+    def check(self, lm: LM, data: Any) -> None:
+        """Refuse prompts that cannot be traced (`BadInput`, `SpanError`, `RaggedPair`) before anything is computed."""
+        self._jobs(lm, data)
+
     def run(self, lm: LM, data: Any, store: Any = None) -> TraceResult:
-        """Trace every prompt. Raises `BadInput` and `SpanError` for prompts that cannot be traced, before anything is computed."""
+        """Trace every prompt."""
         jobs = self._jobs(lm, data)
         scale = float("nan")
         if self.corruption == "noise":
@@ -90,7 +94,7 @@ class CausalTrace(Analysis[TraceResult]):
             traces.append(_Tracer(self, lm, job, scale * self.noise).trace(check=index == 0))
         return assemble(self, lm, traces, scale)
 
-    def cost(self, lm: LM, data: Any) -> Cost:
+    def cost(self, lm: LM, data: Any = None) -> Cost:
         """Rows through the whole model, against ROME's one full forward of `noise_samples + 1` rows a cell."""
         jobs, spec = self._jobs(lm, data), lm.spec
         naive = used = tokens = 0.0
@@ -123,7 +127,7 @@ class CausalTrace(Analysis[TraceResult]):
         )
 
     def _jobs(self, lm: LM, data: Any) -> list["_Job"]:
-        items: Sequence[Any] = [data] if isinstance(data, Prompt | PromptPair) else list(data)
+        items: Sequence[Any] = [data] if isinstance(data, Prompt | PromptPair) else list(data or ())
         if not items:
             raise BadInput("there are no prompts to trace. Give at least one.")
         how: dict[str, Any] = {"bos": self.bos, "answers": self.answers, "n_ctx": lm.spec.n_ctx}
