@@ -175,7 +175,7 @@ class HeadScores(Analysis[HeadResult]):
 
 def copying_scores(lm: "LM") -> np.ndarray:
     """Eigenvalue copying score of every head, [layer, head], in d_head-sized algebra (float64)."""
-    unembed = lm.weights.unembed_folded.double()  # [d_model, vocab]
+    unembed = lm.weights.unembedding(folded=True)[0].double()  # [d_model, vocab]
     loop = unembed @ lm.weights.W_E.double()  # [d_model, d_model]
     table = np.zeros((lm.spec.n_layers, lm.spec.n_heads))
     for layer in range(lm.spec.n_layers):

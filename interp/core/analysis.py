@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from .lm import LM
 
-EXAMPLES = ("prompt", "pair", "document", "example", "row")
+EXAMPLES = ("prompt", "pair", "document", "sequence", "example", "row")
 LARGEST_REPR = 30_000
 """Bytes of a result's HTML in a notebook, at most."""
 
@@ -217,9 +217,14 @@ class Analysis(Generic[R]):
         return options_of(cls)
 
 
+IRREGULAR = {"pos": "positions", "matrix": "matrices"}
+
+
 def _count(size: int, dim: str) -> str:
     if size == 1:
         return f"1 {dim}"
+    if dim in IRREGULAR:
+        return f"{size:,} {IRREGULAR[dim]}"
     plural = (
         dim[:-1] + "ies"
         if dim.endswith("y") and dim[-2:-1] not in "aeiou"
