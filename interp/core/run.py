@@ -82,12 +82,13 @@ class Tape:
         """Sites that must be hooked, in forward order.
 
         The residual stream between attention and MLP is a sum that no module outputs: hooking the norm that reads it would edit the
-        MLP's input but not the stream itself. So an edit there is carried out as a change of what attention adds.
+        MLP's input but not the stream itself. So an edit there is carried out as a change of what attention adds, and so is a
+        capture with gradients, which would miss the way past the MLP.
         """
         need = {*self.capture, *self._by_site}
-        for site in [site for site in self._by_site if site.kind == "resid_mid"]:
+        for site in [site for site in need if site.kind == "resid_mid" and (self.grad or site in self._by_site)]:
             need |= {Site("resid_pre", site.layer), Site("attn_out", site.layer)}
-            need -= set() if site in self.capture else {site}
+            need -= {site} if self.grad or site not in self.capture else set()
         return sorted(need, key=lambda site: site.order)
 
     @property
@@ -105,14 +106,28 @@ class Tape:
             x = x.detach().requires_grad_()
         if site.kind != "resid_mid":  # its edits were already carried out at attn_out
             x = self._edit(site, x)
-        middle = Site("resid_mid", site.layer)
-        if middle in self._by_site:
-            if site.kind == "resid_pre":
-                self._mid[site.layer or 0] = x
-            elif site.kind == "attn_out":
-                x = _carried(self._mid[site.layer or 0], x, lambda stream: self._edit(middle, stream))
+        middle, layer = Site("resid_mid", site.layer), site.layer or 0
+        through = middle in self._by_site or (self.grad and middle in self.capture)
+        if through and site.kind == "attn_out":
+            x = _carried(self._mid[layer], x, lambda stream: self._edit(middle, stream))
         if site in self.capture:
-            self.captured[site] = x if self.grad else x.detach()
+            x = self._keep(site, x)
+        if through and site.kind == "resid_pre":
+            self._mid[layer] = x
+        elif through and self.grad and site.kind == "attn_out" and middle in self.capture:
+            before = self._mid[layer]
+            stream = self._keep(middle, before + x)
+            # what attention adds, as the difference of the two streams: the same value to the last bit, but the gradient goes
+            # through the captured stream
+            x = x.detach() + (stream - stream.detach()) - (before - before.detach())
+        return x
+
+    def _keep(self, site: Site, x: Tensor) -> Tensor:
+        if self.grad:
+            x = x.view_as(
+                x
+            )  # another object, so that the backend puts it back and the gradient of the logits passes through it
+        self.captured[site] = x if self.grad else x.detach()
         return x
 
     def finish(self, logits: Tensor | None) -> Run:

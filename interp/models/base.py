@@ -1,0 +1,216 @@
+"""What every backend shares: one language model behind the contract `interp.core.lm.LM`.
+
+A backend supplies a single primitive, `_forward(tape, stop_after)`, which runs the model once and calls `tape(site, tensor)` wherever
+a hooked site is computed. Everything else is here, so that two backends cannot differ in it: reading the input, refusing what
+cannot be meant, counting what fired, storing, resuming, weights, fingerprint.
+
+    lm.run("The Eiffel Tower is in", capture="blocks.*.hook_resid_post").last_logits
+    lm.run(batch, edits=[scale("blocks.2.attn.hook_z", 0.0, heads=[3])], stop_after="blocks.3.hook_resid_post")
+
+The plain transformers model lives beside the backend's own module and shares its parameters: `record`, `resume` and `read` work on
+it whatever the backend, and a weight edit reaches both. A loaded model is frozen: with `grad=True` the graph begins at the first
+hooked site, and nothing is ever accumulated in the parameters.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from interp.core.batch import Batch
+from interp.core.edit import Edit
+from interp.core.errors import BadInput
+from interp.core.lm import Recording
+from interp.core.run import Run, Tape
+from interp.core.site import Site, SiteInfo, expand, sites_of
+from interp.core.spec import ModelSpec
+
+from .families import family_of
+from .plain import PlainModel
+from .tokenizer import HFTokenizer
+from .weights import Weights, edit_weights
+
+_VOLATILE = {
+    "transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "use_cache", "return_dict", "output_attentions",
+    "output_hidden_states", "bos_token_id", "eos_token_id", "pad_token_id", "_attn_implementation", "attn_implementation", "id2label",
+    "label2id", "problem_type",
+}  # fmt: skip
+"""Fields of a configuration that do not change what a forward pass computes (or that are in the key of a store anyway)."""
+
+
+class BaseLM:
+    """A causal language model, borrowed: after any call it is bit for bit what it was before."""
+
+    backend = ""
+
+    def __init__(self, module: Any, tokenizer: HFTokenizer, spec: ModelSpec) -> None:
+        self.module = module
+        self.family = family_of(module.config)
+        self.tokenizer = tokenizer
+        self.spec = dataclasses.replace(spec, backend=self.backend)
+        self.plain = PlainModel(module, spec=self.spec)
+        self.weights = Weights(module, self.family, self.spec)
+        self._infos = [dataclasses.replace(info, editable=self._editable(info.site)) for info in sites_of(self.spec)]
+
+    # What a backend supplies.
+
+    def _forward(self, tape: Tape, stop_after: Site | None) -> Tensor | None:
+        """Run the model on `tape.batch`, calling `tape` at `tape.sites` (and at `stop_after`, the last thing computed)."""
+        raise NotImplementedError
+
+    def _editable(self, site: Site) -> bool:
+        """Whether this backend can put a changed tensor back at `site`."""
+        return True
+
+    def _refresh(self, changed: bool = False) -> None:
+        """Bring copies of parameters up to date, for a backend that keeps some; `changed` says that parameters changed."""
+
+    # What everybody uses.
+
+    def sites(self, like: str | None = None) -> list[SiteInfo]:
+        """Every site this model has, in forward order; with `like`, those whose name contains it."""
+        return [info for info in self._infos if like is None or like in info.site.name]
+
+    def encode(self, text: str | Sequence[str], *, bos: bool | None = None) -> Batch:
+        """Texts as a batch, right-padded where they differ in length; `bos=None` follows the tokenizer's default."""
+        texts = [text] if isinstance(text, str) else list(text)
+        rows = [self.tokenizer.encode(one, bos=bos).ids for one in texts]
+        for one, row in zip(texts, rows, strict=True):
+            if not row:
+                raise BadInput(f"the text {one!r} has no tokens. Give some text, or bos=True.")
+        if not rows:
+            raise BadInput("no texts were given. Give at least one.")
+        return Batch.padded(rows, pad_id=self.tokenizer.pad_id)
+
+    def run(
+        self,
+        tokens: "Batch | Tensor | Sequence[Any] | str",
+        *,
+        capture: "str | Site | Sequence[str | Site]" = (),
+        edits: Sequence[Edit] = (),
+        grad: bool = False,
+        stop_after: "Site | str | None" = None,
+    ) -> Run:
+        """One forward pass over texts, ids or a batch.
+
+        Captures hold what a site was after its edits; they are detached unless `grad`. With `stop_after`, nothing behind that site
+        is computed and `logits` is None. Raises `UnknownSite`, `EditDidNotFire`, `CaptureEmpty`, `BadInput`.
+        """
+        batch = self._batch(tokens)
+        sites = expand(capture, self.spec)
+        edits = self._edits(edits)
+        stop = expand([stop_after], self.spec)[0] if stop_after is not None else None
+        if stop is not None:
+            self._reaches(stop, sites, edits)
+        tape = Tape(batch, sites, edits, grad=grad)
+        with torch.set_grad_enabled(grad):
+            logits = self._forward(tape, stop)
+        return tape.finish(logits)
+
+    def record(
+        self, tokens: "Batch | Tensor | Sequence[Any] | str", *, capture: Any = (), edits: Sequence[Edit] = ()
+    ) -> Recording:
+        """A run that keeps what partial recomputation needs. Rows must be unpadded."""
+        return self.plain.record(
+            self._batch(tokens), capture=expand(capture, self.spec), edits=self._edits(edits, plain=True)
+        )
+
+    def resume(self, base: Recording, cells: Sequence[Sequence[Edit]], *, positions: Sequence[int] = (-1,)) -> Tensor:
+        """Logits [cell, row, position, vocab] of the recorded run with each cell's further edits, at `positions`."""
+        return self.plain.resume(base, [self._edits(cell, plain=True) for cell in cells], positions=positions)
+
+    def read(self, documents: Sequence[Tensor], sites: "str | Site | Sequence[str | Site]") -> dict[Site, Tensor]:
+        """Activations of whole documents [token, ...], concatenated in order, each attending to itself only."""
+        for document in documents:
+            self._check(document.reshape(1, -1))
+        return self.plain.read(documents, expand(sites, self.spec))
+
+    @contextmanager
+    def edit_weights(self, changes: dict[str, Tensor]) -> Iterator[None]:
+        """Parameters replaced by name inside a `with`; restored bit for bit, also after an exception."""
+        try:
+            with edit_weights(self.module, changes):
+                self._refresh(changed=True)
+                yield
+        finally:
+            self._refresh(changed=True)
+
+    def fingerprint(self) -> str:
+        """Content hash (32 hex digits) of every parameter, byte by byte, and of the configuration that computes with them."""
+        content = xxhash.xxh3_128()
+        settings = {key: value for key, value in self.module.config.to_dict().items() if key not in _VOLATILE}
+        content.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        for name, tensor in [*self.module.named_parameters(), *_saved_buffers(self.module)]:
+            content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            content.update(_bytes(tensor))
+        return content.hexdigest()
+
+    def fidelity(self) -> Any:
+        """Does this model agree with plain transformers? A result that prints as one line."""
+        from .fidelity import fidelity
+
+        return fidelity(self)
+
+    def __repr__(self) -> str:
+        processing = "" if self.spec.processing == "raw" else f" · {self.spec.processing}"
+        return f"LM({self.spec.short}{processing} · {self.spec.backend})"
+
+    # Refusing what cannot be meant.
+
+    def _batch(self, tokens: "Batch | Tensor | Sequence[Any] | str") -> Batch:
+        if isinstance(tokens, str) or (isinstance(tokens, Sequence) and tokens and isinstance(tokens[0], str)):
+            tokens = self.encode(tokens)  # type: ignore[arg-type]
+        batch = Batch.of(tokens)  # type: ignore[arg-type]
+        self._check(batch.tokens, batch.mask)
+        return batch
+
+    def _check(self, tokens: Tensor, mask: Tensor | None = None) -> None:
+        low, high = (int(end) for end in torch.aminmax(tokens)) if tokens.numel() else (0, 0)
+        if low < 0 or high >= self.spec.vocab:
+            bad = low if low < 0 else high
+            raise BadInput(
+                f"token id {bad} is not in the vocabulary of {self.spec.name} (0 to {self.spec.vocab - 1}). "
+                "Encode the text with this model's own tokenizer."
+            )
+        longest = tokens.shape[1] if mask is None else int(mask.sum(dim=1).max())
+        if longest > self.spec.n_ctx:
+            raise BadInput(
+                f"a row of {longest} tokens is longer than the context of {self.spec.name} ({self.spec.n_ctx}). Shorten or split it."
+            )
+
+    def _edits(self, edits: Sequence[Edit], *, plain: bool = False) -> list[Edit]:
+        for edit in edits:
+            if not isinstance(edit, Edit):
+                raise BadInput(
+                    f"`edits` takes Edit objects; not {type(edit).__name__}. `interp.edit` builds them; unpack lists with `*`."
+                )
+            expand([edit.site], self.spec)
+            if not plain and not self._editable(edit.site):
+                raise BadInput(
+                    f"the {self.backend} backend can read {edit.site} but not edit it. Load the model with "
+                    "backend='transformer_lens', or edit the z of these heads."
+                )
+        return list(edits)
+
+    def _reaches(self, stop: Site, sites: Sequence[Site], edits: Sequence[Edit]) -> None:
+        late = [site for site in sites if site.order > stop.order]
+        late += [edit.site for edit in edits if edit.site.order > stop.order and not edit.may_not_fire]
+        if late:
+            raise BadInput(
+                f"{late[0]} comes after `stop_after` ({stop}), so it would never be reached. Stop later, or drop it."
+            )
+
+
+def _saved_buffers(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
+    """Buffers that a checkpoint carries; the others follow from the configuration."""
+    saved = module.state_dict().keys()
+    return [(name, buffer) for name, buffer in module.named_buffers() if name in saved]
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

@@ -1,0 +1,144 @@
+"""From a name or a folder to a language model that every method can ask.
+
+    lm = interp.load("gpt2")                                          # a hub name
+    lm = interp.load("org/model@step3000", dtype="bfloat16")          # a revision
+    lm = interp.load("runs/last-night", backend="nnsight")            # a folder that save_pretrained wrote
+    lm = interp.load("atlas", folded=True)                            # a model that comes with the package, norms folded
+    lm = wrap(model, tokenizer, "my model")                           # a transformers model that is already in memory
+
+Nothing in a checkpoint is executed or unpickled. What cannot be read, or is not whole, is refused with what to do
+(`interp.models.checkpoint`); what cannot be run here (device, dtype, architecture) is refused with what can.
+"""
+
+import os
+import warnings
+from typing import Any, Literal
+
+import torch
+
+from interp.core.errors import BadInput, listing, one_of
+from interp.core.spec import BYTES
+
+from .base import BaseLM
+from .checkpoint import Checkpoint, load_module, resolve, stored_dtype
+from .families import family_of, spec_of
+from .tokenizer import HFTokenizer, load_tokenizer
+from .weights import fold_norms
+
+BACKENDS = ("transformer_lens", "nnsight")
+Backend = Literal["transformer_lens", "nnsight"]
+
+
+def load(
+    name_or_path: "str | os.PathLike[str]",
+    *,
+    backend: Backend = "transformer_lens",
+    device: "str | torch.device" = "auto",
+    dtype: "str | torch.dtype" = "auto",
+    revision: str | None = None,
+    folded: bool = False,
+) -> BaseLM:
+    """Load a model by embedded name, hub name (`org/model`, `org/model@revision`) or folder.
+
+    `device="auto"` takes CUDA, then MPS, then the CPU; `dtype="auto"` the checkpoint's own (float32 instead of float16 on a CPU).
+    `folded=True` folds the norms' gains and biases into the weights that read through them. Raises `CheckpointError`,
+    `UnsupportedArchitecture` or `BadInput`, saying what to do.
+    """
+    one_of("backend", backend, BACKENDS)
+    place = pick_device(device)
+    named = pick_dtype(dtype, place)
+    checkpoint = resolve(name_or_path, revision)
+    checkpoint.validate()
+    module = load_module(checkpoint, named or _stored(checkpoint, place), place)
+    rows = module.get_input_embeddings().weight.shape[0]
+    tokenizer = load_tokenizer(checkpoint.folder, checkpoint.name, rows=rows)
+    return wrap(module, tokenizer, checkpoint.name, backend=backend, folded=folded, revision=checkpoint.revision)
+
+
+def wrap(
+    module: Any,
+    tokenizer: Any,
+    name: str,
+    *,
+    backend: Backend = "transformer_lens",
+    folded: bool = False,
+    revision: str | None = None,
+) -> BaseLM:
+    """A language model around a transformers model in memory (in eval mode) and its fast tokenizer.
+
+    The module is borrowed and its parameters are shared, so training it further shows at once; `folded=True` changes it for good.
+    """
+    one_of("backend", backend, BACKENDS)
+    family = family_of(module.config)
+    if module.training:
+        raise BadInput(
+            f"{name} is in training mode, so dropout would make every run different. Call `model.eval()` first."
+        )
+    if folded:
+        if next(module.parameters()).element_size() < 4:
+            warnings.warn(
+                f"{name}: folding rounds 16-bit weights once more; load it with dtype='float32'.", stacklevel=3
+            )
+        fold_norms(module, family)
+    known = tokenizer if isinstance(tokenizer, HFTokenizer) else HFTokenizer(tokenizer, name)
+    processing = "folded" if folded else "raw"
+    spec = spec_of(module.config, module, name, backend=backend, processing=processing, revision=revision)
+    if backend == "nnsight":
+        from .tracer import TracerLM
+
+        return TracerLM(module, known, spec)
+    from .bridge import BridgeLM
+
+    return BridgeLM(module, known, spec)
+
+
+def devices() -> list[str]:
+    """The devices of this machine, best first."""
+    found = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return [*found, "cpu"]
+
+
+def pick_device(device: "str | torch.device") -> torch.device:
+    """The device that is meant. Raises `BadInput` with those that are there."""
+    have = devices()
+    if str(device) == "auto":
+        return torch.device(have[0])
+    word = (
+        "cuda:0"
+        if str(device) == "cuda"
+        else str(device).removesuffix(":0")
+        if str(device).startswith(("cpu", "mps"))
+        else str(device)
+    )
+    if word not in have:
+        raise BadInput(
+            f"there is no device {str(device)!r} here; there is {listing(have)}. Use one of these, or 'auto'."
+        )
+    return torch.device(word)
+
+
+def pick_dtype(dtype: "str | torch.dtype", device: torch.device) -> torch.dtype | None:
+    """The dtype that is meant, None for the checkpoint's own. Raises `BadInput` where the device lacks it."""
+    word = str(dtype).removeprefix("torch.")
+    one_of("dtype", word, ["auto", *BYTES])
+    if word == "auto":
+        return None
+    lacking = (word == "float64" and device.type == "mps") or (
+        word == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    if lacking:
+        raise BadInput(f"{device} has no {word}. Use dtype='float32', or another device.")
+    return getattr(torch, word)
+
+
+def _stored(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
+    dtype = stored_dtype(checkpoint)
+    if dtype == torch.float16 and device.type == "cpu":
+        warnings.warn(
+            f"{checkpoint.name} is stored in float16, which a CPU computes slowly and coarsely: loaded in float32.",
+            stacklevel=4,
+        )
+        return torch.float32
+    return pick_dtype(dtype, device) or dtype
