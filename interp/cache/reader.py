@@ -1,0 +1,306 @@
+"""Reading: what a capture gives back. Rows are real tokens, document after document; nothing is loaded before it is asked for.
+
+    acts = store.capture(lm, corpus, ["blocks.2.hook_resid_post", "blocks.2.hook_mlp_out"])
+    site = acts["blocks.2.hook_resid_post"]
+    site.example(3)                       # [token, d_model] of one document
+    site.rows(1000, 2000)                 # any range of rows
+    site.stats.mean, site.stats.rms_norm  # running statistics, float64
+    acts.tokens[1000:2000]                # the ids of those rows
+    for batch in acts.batches(4096, seed=0): ...      # shuffled minibatches, {site: [row, ...]}
+
+While another process writes, the rows of its complete shards are there and `complete` is False; `refresh()` looks again.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import BadInput, StoreError, UnknownSite, hint
+from ..core.site import Site
+from .disk import Lock, human
+from .key import DTYPES
+from .layout import Entry, Group, Record
+from .moments import Moments
+from .shard import Verify, check_size, moments_of, rows_of
+
+if TYPE_CHECKING:
+    from .sampler import Batches
+
+
+class SiteActivations:
+    """The rows of one site, [row, ...] in their stored dtype."""
+
+    def __init__(self, owner: "Activations", entry: Entry, hit: bool) -> None:
+        self.owner, self.entry, self.hit = owner, entry, hit
+        self.refresh()
+
+    def refresh(self) -> "SiteActivations":
+        """Look again for shards that others have completed since."""
+        self._records: list[Record] = self.entry.records()
+        self._starts = np.array([record.start for record in self._records], dtype=np.int64)
+        for record in self._records:
+            check_size(self.entry, record)
+        self.__dict__.pop("stats", None)
+        return self
+
+    @property
+    def site(self) -> Site:
+        """Which site."""
+        return self.entry.site
+
+    @property
+    def key(self) -> str:
+        """Content key, 32 hex digits; every repr shows the first eight."""
+        return self.entry.key
+
+    def __len__(self) -> int:
+        """Rows of the whole capture, complete or not."""
+        return len(self.owner)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, ...)."""
+        return (len(self), *self.entry.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As stored."""
+        return DTYPES[self.entry.dtype][1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return len(self) * self.entry.row_bytes
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row is there."""
+        return sum(record.rows for record in self._records) == len(self)
+
+    @cached_property
+    def stats(self) -> Moments:
+        """Count, mean, variance per component over all complete shards, in float64."""
+        parts = [moments_of(self.entry, record) for record in self._records]
+        return Moments.merge([Moments.empty(self.entry.shape), *parts])
+
+    def rows(self, start: int, stop: int, *, copy: bool = True) -> Tensor:
+        """Rows [start, stop) as a tensor of your own; `copy=False` gives a read-only view where one shard holds them all."""
+        if not 0 <= start <= stop <= len(self):
+            raise BadInput(
+                f"rows {start} to {stop} of {self.site}: there are {len(self):,}. Ask for 0 <= start <= stop."
+            )
+        pieces = list(self._pieces(start, stop))
+        if len(pieces) == 1 and not copy:
+            return pieces[0]
+        out = torch.empty((stop - start, *self.entry.shape), dtype=self.dtype)
+        at = 0
+        for piece in pieces:
+            out[at : at + len(piece)] = piece
+            at += len(piece)
+        return out
+
+    def example(self, index: int) -> Tensor:
+        """Rows of one document, [token, ...]."""
+        return self.rows(*self.owner.range_of(index))
+
+    def tensor(self) -> Tensor:
+        """All rows in memory."""
+        return self.rows(0, len(self))
+
+    def take(self, index: Tensor) -> Tensor:
+        """Rows by number, *ascending*, [len(index), ...]."""
+        number = index.numpy()
+        which = np.searchsorted(self._starts, number, side="right") - 1
+        out = torch.empty((len(number), *self.entry.shape), dtype=self.dtype)
+        cuts = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(number)] if len(number) else []
+        for low, high in pairwise(cuts):
+            record = self._record(int(which[low]), int(number[high - 1]))
+            rows = rows_of(self.entry, record, self.owner.verify)
+            torch.index_select(rows, 0, index[low:high] - record.start, out=out[low:high])
+        return out
+
+    def batches(self, size: int, **options: Any) -> "Batches":
+        """Minibatches [row, ...] of this site; options as `interp.cache.Batches`."""
+        from .sampler import Batches
+
+        return Batches(self, size, **options)
+
+    def _record(self, place: int, row: int) -> Record:
+        record = self._records[place] if place >= 0 else None
+        if record is None or row >= record.start + record.rows:
+            raise StoreError(
+                f"row {row:,} of {self.site} is not there yet: {self.owner.describe()}. "
+                "Wait and call `refresh()`, or run the same capture to fill in the rest."
+            )
+        return record
+
+    def _pieces(self, start: int, stop: int) -> Iterator[Tensor]:
+        while start < stop:
+            record = self._record(int(np.searchsorted(self._starts, start, side="right")) - 1, start)
+            end = min(stop, record.start + record.rows)
+            yield rows_of(self.entry, record, self.owner.verify)[start - record.start : end - record.start]
+            start = end
+
+    def __repr__(self) -> str:
+        size = " × ".join(map(str, self.entry.shape))
+        state = "hit" if self.hit else "captured"
+        state = state if self.complete else f"{sum(r.rows for r in self._records):,} rows so far"
+        return (
+            f"Activations({self.owner.model} · {self.site} · {len(self):,} rows × {size} {self.entry.dtype} · "
+            f"{human(self.nbytes)} · sha {self.key[:8]} · {state})"
+        )
+
+
+class Activations:
+    """One capture: its sites, and the tokens that its rows are of. With a single site, that site's methods are here too."""
+
+    def __init__(
+        self,
+        group: Group,
+        entries: Sequence[Entry],
+        hits: Sequence[bool],
+        *,
+        names: Sequence[str] = (),
+        verify: Verify = "first",
+        locks: Sequence[Lock] = (),
+    ) -> None:
+        self.group, self.verify, self._locks = group, verify, list(locks)
+        self.ids = tuple(names) or tuple(str(i) for i in range(len(group.offsets) - 1))
+        self._sites = {entry.site: SiteActivations(self, entry, hit) for entry, hit in zip(entries, hits, strict=True)}
+
+    @property
+    def model(self) -> str:
+        """Name of the model when this was captured."""
+        return str(self.group.info["model"])
+
+    @property
+    def rows_digest(self) -> str:
+        """Content hash of the tokens that the rows are of; captures with the same one line up."""
+        return str(self.group.info["rows_digest"])
+
+    def __getitem__(self, site: "Site | str") -> SiteActivations:
+        parsed = Site.parse(site)
+        if parsed not in self._sites:
+            have = [kept.name for kept in self._sites]
+            raise UnknownSite(f"{parsed.name!r} is not in this capture.{hint(parsed.name, have)} Add it to `sites`.")
+        return self._sites[parsed]
+
+    def __contains__(self, site: object) -> bool:
+        return any(site in (kept, kept.name) for kept in self._sites)
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        """Rows: real tokens of all documents."""
+        return int(self.group.info["rows"])
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """In forward order."""
+        return tuple(self._sites)
+
+    @property
+    def hit(self) -> bool:
+        """Whether every site was in the store already."""
+        return all(view.hit for view in self._sites.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row of every site is there."""
+        return all(view.complete for view in self._sites.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all sites."""
+        return sum(view.nbytes for view in self._sites.values())
+
+    @property
+    def tokens(self) -> Tensor:
+        """The token id of each row, int64 [row]."""
+        return torch.from_numpy(self.group.table["tokens"].astype(np.int64))
+
+    @property
+    def offsets(self) -> Tensor:
+        """Row at which each document starts, and the end, int64 [document + 1]."""
+        return torch.from_numpy(self.group.offsets.copy())
+
+    @property
+    def n_documents(self) -> int:
+        """Documents (rows of a batch)."""
+        return len(self.ids)
+
+    def range_of(self, index: int) -> tuple[int, int]:
+        """Rows [start, stop) of a document; negative numbers count from the end."""
+        count = self.n_documents
+        if not -count <= index < count:
+            raise BadInput(f"there is no example {index}: the capture has {count}, numbered from 0.")
+        index %= count
+        return int(self.group.offsets[index]), int(self.group.offsets[index + 1])
+
+    def position(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Document and position within it of each of `rows` (row numbers, int64)."""
+        document = np.searchsorted(self.group.offsets, rows.numpy(), side="right") - 1
+        return torch.from_numpy(document), rows - torch.from_numpy(self.group.offsets[document])
+
+    def refresh(self) -> "Activations":
+        """Look again for shards that others have completed since."""
+        for view in self._sites.values():
+            view.refresh()
+        return self
+
+    def close(self) -> None:
+        """Let `gc` have it. Happens by itself when the object goes."""
+        for lock in self._locks:
+            lock.release()
+
+    def batches(self, size: int, *, sites: "Sequence[Site | str] | None" = None, **options: Any) -> "Batches":
+        """Minibatches {site: [row, ...]} of some sites (all by default), aligned row by row; options as `interp.cache.Batches`."""
+        from .sampler import Batches
+
+        return Batches({site: self[site] for site in (self.sites if sites is None else sites)}, size, **options)
+
+    @property
+    def only(self) -> SiteActivations:
+        """The site of a capture that has a single one."""
+        if len(self._sites) > 1:
+            names = ", ".join(site.name for site in self._sites)
+            raise BadInput(f"this capture has several sites. Pick one: activations[site] with site among {names}.")
+        return next(iter(self._sites.values()))
+
+    def rows(self, start: int, stop: int, *, copy: bool = True) -> Tensor:
+        """Of the only site, see `SiteActivations.rows`."""
+        return self.only.rows(start, stop, copy=copy)
+
+    def example(self, index: int) -> Tensor:
+        """Of the only site, see `SiteActivations.example`."""
+        return self.only.example(index)
+
+    def tensor(self) -> Tensor:
+        """Of the only site, see `SiteActivations.tensor`."""
+        return self.only.tensor()
+
+    @property
+    def stats(self) -> Moments:
+        """Of the only site, see `SiteActivations.stats`."""
+        return self.only.stats
+
+    def describe(self) -> str:
+        """One line: hit or miss, model, sites, size."""
+        state = "hit" if self.hit else "captured"
+        if not self.complete:
+            have = min(sum(record.rows for record in view._records) for view in self._sites.values())
+            state = f"incomplete, {have:,} rows of {len(self):,} so far"
+        sites = f"{len(self._sites)} sites" if len(self._sites) > 1 else self.only.site.name
+        return f"{state} · {self.model} · {sites} · {len(self):,} rows · {human(self.nbytes)} · sha {self.group.path.name[:8]}"
+
+    def __repr__(self) -> str:
+        if len(self._sites) == 1:
+            return repr(self.only)
+        lines = "\n  ".join(repr(view) for view in self._sites.values())
+        return f"Activations({self.describe()})\n  {lines}"
