@@ -117,14 +117,16 @@ def write_artifact(
 def read_artifact(directory: str | Path, *, kind: str | None = None) -> Artifact:
     """Read and verify an artefact. Raises `ArtifactError` if anything is missing, damaged, of another kind or newer."""
     target = Path(directory)
-    for attempt in range(3):
-        meta = _read_meta(target)
+    meta = _read_meta(target)
+    while True:
         try:
             tensors = _read_arrays(target, meta)
             break
-        except ArtifactError:  # replaced by another process between the two reads?
-            if attempt == 2 or _read_meta(target)["checksum"] == meta["checksum"]:
+        except ArtifactError:
+            again = _read_meta(target)
+            if again["checksum"] == meta["checksum"]:  # else it was replaced by another process between the two reads
                 raise
+            meta = again
     if kind is not None and meta["kind"] != kind:
         raise ArtifactError(
             f"{target.name} is a {meta['kind']}, not a {kind}. Open it with the reader for a {meta['kind']}."
@@ -238,18 +240,21 @@ def _read_meta(target: Path) -> dict[str, Any]:
 def _read_arrays(target: Path, meta: dict[str, Any]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, said in meta["files"].items():
-        path = target / Path(name).name
-        if not path.is_file():
-            raise ArtifactError(f"{target.name}/{name} is missing. Restore it, or make the artefact anew.")
-        if (size := path.stat().st_size) != said["bytes"]:
-            raise ArtifactError(
-                f"{target.name}/{name} has {size} bytes of {said['bytes']}: it was cut short or altered. Restore it."
-            )
-        if _checksum(path) != said["xxh3_128"]:
-            raise ArtifactError(
-                f"{target.name}/{name} is damaged: its checksum does not hold. Restore it, or make it anew."
-            )
-        tensors |= load_file(path)
+        path, shown = target / Path(name).name, f"{target.name}/{name}"
+        try:
+            if (size := path.stat().st_size) != said["bytes"]:
+                raise ArtifactError(
+                    f"{shown} has {size} bytes of {said['bytes']}: it was cut short or altered. Restore it."
+                )
+            if _checksum(path) != said["xxh3_128"]:
+                raise ArtifactError(f"{shown} is damaged: its checksum does not hold. Restore it, or make it anew.")
+            tensors |= load_file(path)
+        except ArtifactError:
+            raise
+        except FileNotFoundError:
+            raise ArtifactError(f"{shown} is missing. Restore it, or make the artefact anew.") from None
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ArtifactError(f"{shown} cannot be read: {error}.") from error
     return tensors
 
 

@@ -55,10 +55,17 @@ class Tokenizer(Protocol):
 class Recording(Protocol):
     """A stored run that `LM.resume` can start from: hidden states, keys and values, the layers' arguments."""
 
-    batch: Batch
-    edits: tuple[Edit, ...]
-    run: Run
-    """Logits and whatever was captured."""
+    @property
+    def batch(self) -> Batch:
+        """What was run."""
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """Edits that the recorded run was under."""
+
+    @property
+    def run(self) -> Run:
+        """Logits and whatever was captured."""
 
     @property
     def nbytes(self) -> int:
