@@ -14,7 +14,7 @@ hooked site, and nothing is ever accumulated in the parameters.
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,13 +25,14 @@ from torch import Tensor
 from interp.core.batch import Batch
 from interp.core.edit import Edit
 from interp.core.errors import BadInput
-from interp.core.lm import Recording
+from interp.core.lm import Recording, Tokenizer
 from interp.core.run import Run, Tape
 from interp.core.site import Site, SiteInfo, expand, sites_of
 from interp.core.spec import ModelSpec
 
 from .families import family_of
 from .plain import PlainModel
+from .recording import PlainRecording
 from .tokenizer import HFTokenizer
 from .weights import Weights, edit_weights
 
@@ -51,7 +52,8 @@ class BaseLM:
     def __init__(self, module: Any, tokenizer: HFTokenizer, spec: ModelSpec) -> None:
         self.module = module
         self.family = family_of(module.config)
-        self.tokenizer = tokenizer
+        self.tokenizer: Tokenizer = tokenizer
+        self._pad_id = tokenizer.pad_id
         self.spec = dataclasses.replace(spec, backend=self.backend)
         self.plain = PlainModel(module, spec=self.spec)
         self.weights = Weights(module, self.family, self.spec)
@@ -85,7 +87,7 @@ class BaseLM:
                 raise BadInput(f"the text {one!r} has no tokens. Give some text, or bos=True.")
         if not rows:
             raise BadInput("no texts were given. Give at least one.")
-        return Batch.padded(rows, pad_id=self.tokenizer.pad_id)
+        return Batch.padded(rows, pad_id=self._pad_id)
 
     def run(
         self,
@@ -120,9 +122,22 @@ class BaseLM:
             self._batch(tokens), capture=expand(capture, self.spec), edits=self._edits(edits, plain=True)
         )
 
-    def resume(self, base: Recording, cells: Sequence[Sequence[Edit]], *, positions: Sequence[int] = (-1,)) -> Tensor:
-        """Logits [cell, row, position, vocab] of the recorded run with each cell's further edits, at `positions`."""
-        return self.plain.resume(base, [self._edits(cell, plain=True) for cell in cells], positions=positions)
+    def resume(
+        self,
+        base: Recording,
+        cells: Sequence[Sequence[Edit]],
+        *,
+        positions: Sequence[int] = (-1,),
+        readout: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Logits [cell, row, position, vocab] of the recorded run with each cell's further edits, at `positions`.
+
+        `readout(logits [n, position, vocab], rows [n])` may reduce them at once, where the vocabulary is large.
+        """
+        if not isinstance(base, PlainRecording):
+            raise BadInput(f"`resume` starts from what `record` gave; not from a {type(base).__name__}.")
+        checked = [self._edits(cell, plain=True) for cell in cells]
+        return self.plain.resume(base, checked, positions=positions, readout=readout)
 
     def read(self, documents: Sequence[Tensor], sites: "str | Site | Sequence[str | Site]") -> dict[Site, Tensor]:
         """Activations of whole documents [token, ...], concatenated in order, each attending to itself only."""
