@@ -16,6 +16,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .errors import UnknownSite, hint
 from .spec import ModelSpec
@@ -156,7 +157,7 @@ def expand(names: "str | Site | Sequence[str | Site]", spec: ModelSpec) -> list[
 
     Raises `UnknownSite` for a name that this model lacks and for a pattern that matches nothing.
     """
-    have = {info.site.name: info.site for info in sites_of(spec)}
+    have = _names(spec)
     found: dict[Site, None] = {}
     for name in [names] if isinstance(names, str | Site) else names:
         if isinstance(name, str) and any(sign in name for sign in "*?["):
@@ -172,6 +173,12 @@ def expand(names: "str | Site | Sequence[str | Site]", spec: ModelSpec) -> list[
             raise UnknownSite(_absent(site, spec))
         found[site] = None
     return sorted(found, key=lambda site: site.order)
+
+
+@lru_cache(maxsize=32)
+def _names(spec: ModelSpec) -> dict[str, Site]:
+    """Sites by name, worked out once a model: tracing asks for thousands of edits' sites."""
+    return {info.site.name: info.site for info in sites_of(spec)}
 
 
 def _has(spec: ModelSpec, kind: str) -> bool:
