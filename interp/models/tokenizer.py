@@ -1,7 +1,7 @@
 """Tokenizers: text to ids and back, with an explicit BOS and honest character offsets.
 
 Whether a BOS comes first changes every activation, and libraries decide it silently and differently. Here it is an argument, its
-default is what the checkpoint's own tokenizer does, and every result records it.
+default is what the checkpoint's own tokenizer does or asks for (`add_bos_token`), and every result records it.
 
     tokenizer = load_tokenizer(folder, "gpt2", rows=50257)
     tokenizer.encode("The Space Needle").offsets      # ((0, 3), (4, 9), (10, 16)): the characters each token stands for
@@ -28,7 +28,7 @@ _SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 class HFTokenizer:
     """A fast tokenizer of transformers behind the workbench's contract (`interp.core.lm.Tokenizer`)."""
 
-    def __init__(self, fast: Any, name: str) -> None:
+    def __init__(self, fast: Any, name: str, *, add_bos: bool = False) -> None:
         self.fast, self.name = fast, name
         backend = json.loads(fast.backend_tokenizer.to_str())
         self._state = {key: part for key, part in backend.items() if key not in ("truncation", "padding")}
@@ -40,12 +40,7 @@ class HFTokenizer:
         self.pad_id: int = next(
             (i for i in (fast.pad_token_id, fast.eos_token_id, fast.bos_token_id) if i is not None), 0
         )
-        self.default_bos = self.bos_id is not None and self._adds_bos()
-
-    def _adds_bos(self) -> bool:
-        if self.fast("a")["input_ids"][:1] == [self.bos_id]:
-            return True
-        return bool(getattr(self.fast, "add_bos_token", False) or self.fast.init_kwargs.get("add_bos_token"))
+        self.default_bos = self.bos_id is not None and (add_bos or fast("a")["input_ids"][:1] == [self.bos_id])
 
     @property
     def digest(self) -> str:
@@ -146,7 +141,7 @@ def load_tokenizer(folder: Path, name: str, *, rows: int) -> HFTokenizer:
         raise CheckpointError(
             f"{name}: the tokenizer has no fast form and so no offsets. Convert it to tokenizer.json."
         )
-    tokenizer = HFTokenizer(fast, name)
+    tokenizer = HFTokenizer(fast, name, add_bos=_asks_for_bos(folder / "tokenizer_config.json"))
     special = set(fast.all_special_ids) | set(tokenizer._added)
     ordinary = [i for i in fast.get_vocab().values() if i not in special]
     ends = {
@@ -159,3 +154,11 @@ def load_tokenizer(folder: Path, name: str, *, rows: int) -> HFTokenizer:
             "Copy the tokenizer of the model that these weights come from."
         )
     return tokenizer
+
+
+def _asks_for_bos(file: Path) -> bool:
+    """`add_bos_token` of the tokenizer's own configuration, which transformers drops where there is a tokenizer.json."""
+    try:
+        return bool(json.loads(file.read_text(encoding="utf-8")).get("add_bos_token"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError):
+        return False
