@@ -103,7 +103,7 @@ class World:
         words += lexicon.NAMES + lexicon.OBJECTS + lexicon.PLACES + lexicon.ADJECTIVES
         words += lexicon.FOLK + lexicon.FESTIVAL_WORDS + [lexicon.FESTIVAL]
         pieces += [" " + w for w in words]
-        for text in _all_templates():
+        for text in all_templates():
             plain = re.findall(r" ?[A-Za-z]+", re.sub(r"\{\w+\}", "", text).replace("  ", " "))
             pieces += plain
             if text[0] != "{":
@@ -186,7 +186,13 @@ class World:
             rest = [items[j] for j in rng.permutation(k) if j != missing]
             text = templates.LISTS[template].format(first=enumerate_items(items), second=enumerate_items(rest))
             rows.append(
-                {"prompt": text, "answer": " " + items[missing], "items": items, "missing": missing, "template": template}
+                {
+                    "prompt": text,
+                    "answer": " " + items[missing],
+                    "items": items,
+                    "missing": missing,
+                    "template": template,
+                }
             )
         return rows
 
@@ -248,7 +254,9 @@ class World:
     def _pool(pools: dict[str, tuple[str, ...]], split: Split, k: int) -> tuple[str, ...]:
         pool = pools["train"] + pools["heldout"] if split == "all" else pools[split]
         if not 2 <= k <= len(pool):
-            raise InterpError(f"Cannot draw {k} different items: the {split} split has {len(pool)}; ask for 2 to that many.")
+            raise InterpError(
+                f"Cannot draw {k} different items: the {split} split has {len(pool)}; ask for 2 to that many."
+            )
         return pool
 
 
@@ -276,7 +284,8 @@ def _entity_names(rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _all_templates() -> Iterable[str]:
+def all_templates() -> Iterable[str]:
+    """Every sentence form, whatever it is for."""
     for group in templates.FACTS.values():
         yield from group
     yield from templates.LISTS + templates.INDIRECT + templates.PROSE + templates.FESTIVAL_PROSE

@@ -21,7 +21,7 @@ N_CTX = 128
 
 def build_tokenizer(world: World) -> "Tokenizer":
     """The `tokenizers.Tokenizer` of `world`. Ids: 0 end of text, then the bytes, then `world.vocabulary()` in order."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers  # noqa: F401
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [(END_OF_TEXT, -1000.0)] + [(symbol, -20.0) for symbol in alphabet]
