@@ -32,10 +32,64 @@ if TYPE_CHECKING:
     from .sampler import Batches
 
 
+class Rows:
+    """What the rows of a capture are of: tokens, documents, the model. Shared by its sites; while it lives, `gc` leaves them alone."""
+
+    def __init__(self, group: Group, names: Sequence[str], verify: Verify, locks: Sequence[Lock]) -> None:
+        self.group, self.verify, self._locks = group, verify, list(locks)
+        self.ids = tuple(names) or tuple(str(i) for i in range(len(group.offsets) - 1))
+
+    def __len__(self) -> int:
+        return int(self.group.info["rows"])
+
+    @property
+    def model(self) -> str:
+        """Name of the model when this was captured."""
+        return str(self.group.info["model"])
+
+    @property
+    def rows_digest(self) -> str:
+        """Content hash of the tokens that the rows are of; captures with the same one line up."""
+        return str(self.group.info["rows_digest"])
+
+    @property
+    def tokens(self) -> Tensor:
+        """The token id of each row, int64 [row]."""
+        return torch.from_numpy(self.group.table["tokens"].astype(np.int64))
+
+    @property
+    def offsets(self) -> Tensor:
+        """Row at which each document starts, and the end, int64 [document + 1]."""
+        return torch.from_numpy(self.group.offsets.copy())
+
+    @property
+    def n_documents(self) -> int:
+        """Documents (rows of a batch)."""
+        return len(self.ids)
+
+    def range_of(self, index: int) -> tuple[int, int]:
+        """Rows [start, stop) of a document; negative numbers count from the end."""
+        count = self.n_documents
+        if not -count <= index < count:
+            raise BadInput(f"there is no example {index}: the capture has {count}, numbered from 0.")
+        index %= count
+        return int(self.group.offsets[index]), int(self.group.offsets[index + 1])
+
+    def position(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Document and position within it of each of `rows` (row numbers, int64)."""
+        document = np.searchsorted(self.group.offsets, rows.numpy(), side="right") - 1
+        return torch.from_numpy(document), rows - torch.from_numpy(self.group.offsets[document])
+
+    def close(self) -> None:
+        """Let `gc` have it. Happens by itself when the object goes."""
+        for lock in self._locks:
+            lock.release()
+
+
 class SiteActivations:
     """The rows of one site, [row, ...] in their stored dtype."""
 
-    def __init__(self, owner: "Activations", entry: Entry, hit: bool) -> None:
+    def __init__(self, owner: Rows, entry: Entry, hit: bool) -> None:
         self.owner, self.entry, self.hit = owner, entry, hit
         self.refresh()
 
@@ -78,9 +132,14 @@ class SiteActivations:
         return len(self) * self.entry.row_bytes
 
     @property
+    def rows_there(self) -> int:
+        """Rows of the shards that are complete."""
+        return sum(record.rows for record in self._records)
+
+    @property
     def complete(self) -> bool:
         """Whether every row is there."""
-        return sum(record.rows for record in self._records) == len(self)
+        return self.rows_there == len(self)
 
     @cached_property
     def stats(self) -> Moments:
@@ -134,7 +193,7 @@ class SiteActivations:
         record = self._records[place] if place >= 0 else None
         if record is None or row >= record.start + record.rows:
             raise StoreError(
-                f"row {row:,} of {self.site} is not there yet: {self.owner.describe()}. "
+                f"row {row:,} of {self.site} is not there yet: {self.rows_there:,} of {len(self):,} rows are. "
                 "Wait and call `refresh()`, or run the same capture to fill in the rest."
             )
         return record
@@ -149,14 +208,14 @@ class SiteActivations:
     def __repr__(self) -> str:
         size = " × ".join(map(str, self.entry.shape))
         state = "hit" if self.hit else "captured"
-        state = state if self.complete else f"{sum(r.rows for r in self._records):,} rows so far"
+        state = state if self.complete else f"incomplete, {self.rows_there:,} rows so far"
         return (
             f"Activations({self.owner.model} · {self.site} · {len(self):,} rows × {size} {self.entry.dtype} · "
             f"{human(self.nbytes)} · sha {self.key[:8]} · {state})"
         )
 
 
-class Activations:
+class Activations(Rows):
     """One capture: its sites, and the tokens that its rows are of. With a single site, that site's methods are here too."""
 
     def __init__(
@@ -169,19 +228,11 @@ class Activations:
         verify: Verify = "first",
         locks: Sequence[Lock] = (),
     ) -> None:
-        self.group, self.verify, self._locks = group, verify, list(locks)
-        self.ids = tuple(names) or tuple(str(i) for i in range(len(group.offsets) - 1))
-        self._sites = {entry.site: SiteActivations(self, entry, hit) for entry, hit in zip(entries, hits, strict=True)}
-
-    @property
-    def model(self) -> str:
-        """Name of the model when this was captured."""
-        return str(self.group.info["model"])
-
-    @property
-    def rows_digest(self) -> str:
-        """Content hash of the tokens that the rows are of; captures with the same one line up."""
-        return str(self.group.info["rows_digest"])
+        super().__init__(group, names, verify, locks)
+        rows = Rows(
+            group, self.ids, verify, self._locks
+        )  # not self: a cycle would keep the locks until the next collection
+        self._sites = {entry.site: SiteActivations(rows, entry, hit) for entry, hit in zip(entries, hits, strict=True)}
 
     def __getitem__(self, site: "Site | str") -> SiteActivations:
         parsed = Site.parse(site)
@@ -195,10 +246,6 @@ class Activations:
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self._sites)
-
-    def __len__(self) -> int:
-        """Rows: real tokens of all documents."""
-        return int(self.group.info["rows"])
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -220,50 +267,18 @@ class Activations:
         """Bytes of all sites."""
         return sum(view.nbytes for view in self._sites.values())
 
-    @property
-    def tokens(self) -> Tensor:
-        """The token id of each row, int64 [row]."""
-        return torch.from_numpy(self.group.table["tokens"].astype(np.int64))
-
-    @property
-    def offsets(self) -> Tensor:
-        """Row at which each document starts, and the end, int64 [document + 1]."""
-        return torch.from_numpy(self.group.offsets.copy())
-
-    @property
-    def n_documents(self) -> int:
-        """Documents (rows of a batch)."""
-        return len(self.ids)
-
-    def range_of(self, index: int) -> tuple[int, int]:
-        """Rows [start, stop) of a document; negative numbers count from the end."""
-        count = self.n_documents
-        if not -count <= index < count:
-            raise BadInput(f"there is no example {index}: the capture has {count}, numbered from 0.")
-        index %= count
-        return int(self.group.offsets[index]), int(self.group.offsets[index + 1])
-
-    def position(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Document and position within it of each of `rows` (row numbers, int64)."""
-        document = np.searchsorted(self.group.offsets, rows.numpy(), side="right") - 1
-        return torch.from_numpy(document), rows - torch.from_numpy(self.group.offsets[document])
-
     def refresh(self) -> "Activations":
         """Look again for shards that others have completed since."""
         for view in self._sites.values():
             view.refresh()
         return self
 
-    def close(self) -> None:
-        """Let `gc` have it. Happens by itself when the object goes."""
-        for lock in self._locks:
-            lock.release()
-
     def batches(self, size: int, *, sites: "Sequence[Site | str] | None" = None, **options: Any) -> "Batches":
         """Minibatches {site: [row, ...]} of some sites (all by default), aligned row by row; options as `interp.cache.Batches`."""
         from .sampler import Batches
 
-        return Batches({site: self[site] for site in (self.sites if sites is None else sites)}, size, **options)
+        views = [self[site] for site in (self.sites if sites is None else sites)]
+        return Batches({view.site: view for view in views}, size, **options)
 
     @property
     def only(self) -> SiteActivations:
@@ -294,7 +309,7 @@ class Activations:
         """One line: hit or miss, model, sites, size."""
         state = "hit" if self.hit else "captured"
         if not self.complete:
-            have = min(sum(record.rows for record in view._records) for view in self._sites.values())
+            have = min(view.rows_there for view in self._sites.values())
             state = f"incomplete, {have:,} rows of {len(self):,} so far"
         sites = f"{len(self._sites)} sites" if len(self._sites) > 1 else self.only.site.name
         return f"{state} · {self.model} · {sites} · {len(self):,} rows · {human(self.nbytes)} · sha {self.group.path.name[:8]}"

@@ -199,7 +199,8 @@ def _check_views(views: dict[Any, SiteActivations], stack: bool) -> None:
     for view in views.values():
         if not view.complete:
             raise StoreError(
-                f"{view.site} is {view.owner.describe()}. Wait and call `refresh()`, or run the same capture to fill in the rest."
+                f"{view.site} is incomplete: {view.rows_there:,} of {len(view):,} rows are there. "
+                "Wait and call `refresh()`, or run the same capture to fill in the rest."
             )
     if len({view.owner.rows_digest for view in views.values()}) > 1:
         raise BadInput(
