@@ -260,14 +260,14 @@ def test_a_forged_name_cannot_reach_outside(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- kills and races
 
 KILLS = """
-import os, signal, sys, time
+import os, shutil, signal, sys, time
 from pathlib import Path
 import numpy as np, xarray as xr
 from interp.core.analysis import Result
 from interp.core.artifact import open_result
 
 def save(turn, path):
-    Result(xr.Dataset({"x": (("a", "b"), np.full((400, 1000), float(turn)))})).save(path, overwrite=True)
+    Result(xr.Dataset({"x": (("a", "b"), np.full((200, 1000), float(turn)))})).save(path, overwrite=True)
 
 def value(path):
     values = open_result(path).data["x"].values
@@ -276,32 +276,35 @@ def value(path):
 
 root = Path(sys.argv[1])
 save(-1, root / "run")
-seen, left = set(), 0
-for attempt in range(12):
+left = 0
+for attempt in range(6):
     child = os.fork()
     if not child:
         for turn in range(10**6):
             save(turn, root / "run" if attempt % 2 else root / f"new-{attempt}-{turn}")
-    until = time.monotonic() + 0.1 + 0.013 * attempt
-    while time.monotonic() < until:
-        seen.add((attempt, value(root / "run")))
+    seen, until = set(), time.monotonic() + 20
+    while len(seen) < 3 and time.monotonic() < until:  # read on until it has been seen to write
+        seen.add(value(root / "run") if attempt % 2 else len(list(root.glob("new-*"))))
+    assert len(seen) >= 3, "the writer wrote nothing"
+    time.sleep(0.007 * attempt)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     for path in root.iterdir():
         if path.name.startswith("."):
             left += 1
         else:
-            seen.add((path.name, value(path)))
-print(len(seen), left)
+            value(path)
+            if path.name != "run":
+                shutil.rmtree(path)
+print(left)
 """
 
 
 def test_a_killed_writer_leaves_whole_artefacts_and_a_reader_sees_nothing_else(tmp_path: Path) -> None:
-    """Twelve times: read while another process replaces an artefact or makes new ones, and kill -9 it in mid-write."""
+    """Six times: read while another process replaces an artefact or makes new ones, and kill -9 it in mid-write."""
     done = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    seen, left = map(int, done.stdout.split())
-    assert seen > 30 and left > 0  # there was something to see, and kills did hit half-written ones
+    assert int(done.stdout) > 0  # kills did hit half-written ones
 
 
 def test_what_killed_writers_left_is_swept_once_it_is_old(tmp_path: Path) -> None:
