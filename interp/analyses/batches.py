@@ -1,7 +1,10 @@
-"""From a corpus to forward passes: documents of like length together, padded on the right, within a token budget."""
+"""From a corpus to forward passes and back to texts: documents of like length together within a token budget; what to resample."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
 
 from interp.core.batch import Batch
 from interp.core.errors import BadInput
@@ -40,6 +43,16 @@ def batches_of(data: Corpus, budget: int) -> Iterator[tuple[list[int], Batch]]:
         places.append(place)
     if places:
         yield places, _batch(data, places)
+
+
+def clusters_of(data: xr.Dataset) -> list[int] | None:
+    """What a bootstrap over `document` must draw together: the pieces of one text, which are not independent of each other.
+
+    None (each document by itself) where there is one text only: its intervals are then too narrow, and nothing better is known.
+    """
+    if "text" not in data.coords or len(np.unique(data["text"].values)) < 2:
+        return None
+    return [int(text) for text in data["text"].values]
 
 
 def _batch(data: Corpus, places: list[int]) -> Batch:

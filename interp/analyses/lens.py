@@ -44,7 +44,7 @@ from interp.core.site import Site
 from interp.core.stats import bootstrap_ci
 from interp.data import Corpus
 
-from .batches import check_corpus
+from .batches import check_corpus, clusters_of
 
 if TYPE_CHECKING:
     from interp.core.lm import LM
@@ -56,18 +56,19 @@ class LensResult(Result):
     """Lens readings of every document.
 
     data: nll, kl, agree [document, depth]   mean over the document's predicted tokens; nats, nats, share.
-    coords: document (ids), depth (0 = embedding, l = after block l - 1), tokens [document] (how many were read).
+    coords: document (ids), depth (0 = embedding, l = after block l - 1); along document tokens (how many were read) and text (which text
+    each is a piece of).
     """
 
     figure: ClassVar[str] = "lens"
     main: ClassVar[str] = "kl"
 
     def by_depth(self, level: float = 0.95) -> xr.Dataset:
-        """Means over documents: mean, ci_lo, ci_hi [measure, depth]."""
+        """Means over documents (each counts once), intervals over texts: mean, ci_lo, ci_hi [measure, depth]."""
         parts = {name: self.data[name].values for name in MEASURES}
         table: dict[str, list[np.ndarray]] = {"mean": [], "ci_lo": [], "ci_hi": []}
         for values in parts.values():
-            mean, low, high = bootstrap_ci(values, level=level)
+            mean, low, high = bootstrap_ci(values, level=level, clusters=clusters_of(self.data))
             for name, column in (("mean", mean), ("ci_lo", low), ("ci_hi", high)):
                 table[name].append(column)
         columns = {name: (("measure", "depth"), np.stack(rows)) for name, rows in table.items()}
@@ -151,6 +152,7 @@ class LogitLens(Analysis[LensResult]):
             "document": [data.ids[place] for place in keep],
             "depth": np.arange(n_layers + 1),
             "tokens": ("document", [data.lengths[place] - 1 for place in keep]),
+            "text": ("document", [data.texts[place] for place in keep]),
         }
         return LensResult(xr.Dataset(columns, coords))
 

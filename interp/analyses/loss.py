@@ -16,6 +16,8 @@ Deviation: positions that few documents reach are kept, with their count, not cu
 When it misleads
 - Pieces that were cut out of longer texts lack their context, so early positions look worse than they are: see `Corpus`.
 - Late positions are averages over the *long* documents only; compare positions within documents that reach both (`gain` does).
+- Pieces of one text are not independent, so intervals resample whole texts. With a single text they resample its pieces, and are too
+  narrow.
 - Loss on text from another distribution, or from a generated probe, says little about a model; compare checkpoints, not families.
 
     import interp
@@ -37,7 +39,7 @@ from interp.core.errors import BadInput
 from interp.core.progress import track
 from interp.core.stats import bootstrap_ci
 
-from .batches import batches_of, check_corpus
+from .batches import batches_of, check_corpus, clusters_of
 
 if TYPE_CHECKING:
     from interp.core.lm import LM
@@ -50,17 +52,21 @@ class LossResult(Result):
         nll      [document, pos]    nats; NaN at position 0, which nothing precedes
         entropy  [document, pos]    nats, of the distribution that predicted the token at pos
         top1     [document, pos]    1 where the token was the most probable one, else 0
-    coords: document (ids), pos (0...). attrs: bos.
+    coords: document (ids), pos (0...), text along document (which text each is a piece of). attrs: bos.
     """
 
     figure: ClassVar[str] = "loss"
     main: ClassVar[str] = "nll"
 
     def mean(self, level: float = 0.95) -> dict[str, float]:
-        """Mean loss in nats a token, with its interval bootstrapped over documents, and the number of tokens."""
-        sums, counts = self._sums()
-        low, high = _ratio_interval(sums, counts, level)
-        return {"nll": sums.sum() / counts.sum(), "ci_lo": low, "ci_hi": high, "n": float(counts.sum())}
+        """Mean loss in nats a token, with its interval bootstrapped over texts, and the number of tokens."""
+        values = self.data["nll"].values
+        known = np.isfinite(values)
+        groups = clusters_of(self.data)
+        labels = np.arange(len(values)) if groups is None else np.asarray(groups)
+        each = np.broadcast_to(labels[:, None], values.shape)[known].tolist()
+        mean, low, high = bootstrap_ci(values[known], level=level, name="loss", clusters=each)
+        return {"nll": float(mean), "ci_lo": float(low), "ci_hi": float(high), "n": float(known.sum())}
 
     def perplexity(self, level: float = 0.95) -> dict[str, float]:
         """exp(mean loss), with its interval."""
@@ -71,7 +77,7 @@ class LossResult(Result):
         values = self.data["nll"].values
         reached = np.isfinite(values).sum(axis=0)
         keep = np.flatnonzero(reached)
-        mean, low, high = bootstrap_ci(values[:, keep], level=level)
+        mean, low, high = bootstrap_ci(values[:, keep], level=level, clusters=clusters_of(self.data))
         columns = {
             "mean": mean, "ci_lo": low, "ci_hi": high,
             "entropy": np.nanmean(self.data["entropy"].values[:, keep], axis=0), "n": reached[keep],
@@ -90,11 +96,13 @@ class LossResult(Result):
         early = max(1, late // 10) if early is None else early
         if not 0 < early < late:
             raise BadInput(f"`early` and `late` must be positions with 0 < early < late; not {early} and {late}.")
-        both = values[reach >= late]
+        both, groups = values[reach >= late], clusters_of(self.data)
         if not len(both):
             raise BadInput(f"no document reaches position {late}; the longest has {int(reach.max())} predicted tokens.")
         drop = _around(both, early) - _around(both, late)
-        _, low, high = bootstrap_ci(drop, level=level)
+        _, low, high = bootstrap_ci(
+            drop, level=level, clusters=None if groups is None else np.asarray(groups)[reach >= late].tolist()
+        )
         found = {"gain": float(drop.mean()), "ci_lo": float(low), "ci_hi": float(high), "n": float(len(drop))}
         return found | {"early": float(early), "late": float(late)}
 
@@ -109,10 +117,6 @@ class LossResult(Result):
     def thumbnail(self) -> xr.DataArray | None:
         """The mean curve."""
         return self.by_position()["mean"].rename("nll")
-
-    def _sums(self) -> tuple[np.ndarray, np.ndarray]:
-        values = self.data["nll"].values
-        return np.nansum(values, axis=1), np.isfinite(values).sum(axis=1)
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ class LossByPosition(Analysis[LossResult]):
                 for name, values in _token_scores(logits[row, :length], batch.tokens[row, :length]).items():
                     scores[name][place, 1:length] = values
         dims = ("document", "pos")
-        coords = {"document": list(data.ids), "pos": np.arange(shape[1])}
+        coords = {"document": list(data.ids), "pos": np.arange(shape[1]), "text": ("document", list(data.texts))}
         return LossResult(
             xr.Dataset({name: (dims, values) for name, values in scores.items()}, coords, {"bos": data.bos})
         )
@@ -172,15 +176,3 @@ def _token_scores(logits: torch.Tensor, tokens: torch.Tensor) -> dict[str, np.nd
 def _around(values: np.ndarray, position: int) -> np.ndarray:
     half = max(1, position // 8)
     return np.nanmean(values[:, max(1, position - half) : position + half + 1], axis=1)
-
-
-def _ratio_interval(sums: np.ndarray, counts: np.ndarray, level: float) -> tuple[float, float]:
-    """Bootstrap interval of sum(sums) / sum(counts): documents are resampled, tokens stay with their document."""
-    from interp.core.seed import numpy_generator
-
-    if len(sums) < 2:
-        return float("nan"), float("nan")
-    picks = numpy_generator(0, "bootstrap", "loss").integers(len(sums), size=(2000, len(sums)))
-    means = sums[picks].sum(axis=1) / counts[picks].sum(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -11,7 +11,10 @@ from interp.analyses.tracing.cells import plan
 from interp.analyses.tracing.corrupt import noise_value, sigma_of
 from interp.core.errors import BadInput, InterpError, RaggedPair, SpanError
 from interp.data import Prompt, PromptPair, tokenize
+from interp.models.load import wrap
+from interp.models.reference import as_lm as wired_lm
 from interp.models.reference import planted as wired
+from tests.models.tiny import FAMILIES, VOCAB, tiny
 
 from .full import FullLM, full
 
@@ -36,7 +39,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def lm(small):
-    return full(small)
+    return wired_lm(small)
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +56,10 @@ def traced(small, lm):
 @pytest.mark.parametrize("rule", ["code", "text"])
 def test_the_planted_map_is_found_whole(rule):
     planted = wired.fact()  # 20 layers, written at 9, moved at 14
-    found = CausalTrace(window=10, window_rule=rule, noise_samples=3)(real_or_full(planted), prompts_of(planted, 2))
+    found = CausalTrace(window=10, window_rule=rule, noise_samples=2)(wired_lm(planted), prompts_of(planted, 1))
     share = found.normalised("prob")
-    for row, prompt in enumerate(prompts_of(planted, 2)):
-        tokens = tokenize(prompt, full(planted).tokenizer)
+    for row, prompt in enumerate(prompts_of(planted, 1)):
+        tokens = tokenize(prompt, wired_lm(planted).tokenizer)
         for kind in ("hidden", "mlp", "attn"):
             last = tokens.spans["subject"][1] - 1
             expected = wired.fact_map(planted, last, len(tokens), kind, width=10, rule=rule)
@@ -77,7 +80,7 @@ def test_severing_the_mlps_shows_where_the_fact_is_written(traced):
 
 def test_nothing_is_found_in_the_null_model():
     planted = wired.fact(n_layers=6, writer=2, mover=4, null=True)
-    found = CausalTrace(window=3, noise_samples=3)(full(planted), prompts_of(planted, 8))
+    found = CausalTrace(window=3, noise_samples=3)(wired_lm(planted), prompts_of(planted, 8))
     assert found.n_known <= 2
     best = found.by_role("prob", known=False)["mean"]
     assert float(np.abs(best).max()) < 0.2
@@ -107,7 +110,7 @@ def test_an_empty_restoration_is_the_corrupted_score_to_the_bit(traced):
     assert bool(before.any())
     effects = traced.effects().where(before)
     assert float(np.abs(effects).max()) == 0.0  # K4c
-    assert traced.data.attrs["noop_difference"] == 0.0
+    assert traced.data.attrs["resume_difference"] < 1e-4 and traced.data.attrs["restored_difference"] < 1e-4
 
 
 def test_the_last_layer_restores_all_at_the_last_token_and_nothing_elsewhere(traced):
@@ -115,7 +118,9 @@ def test_the_last_layer_restores_all_at_the_last_token_and_nothing_elsewhere(tra
     for row in range(traced.data.sizes["prompt"]):
         length = int(traced.data["n_pos"][row])
         high, low = traced.data["high"][row].values, traced.data["low"][row].values
-        assert np.abs(score[row, length - 1].values - high).max() < 1e-6  # K4b
+        assert np.allclose(
+            score[row, length - 1].values, high, rtol=3e-7, atol=1e-6
+        )  # K4b; the logit difference to an ulp
         assert (score[row, : length - 1].values == low).all()  # K4d
         assert np.isnan(score[row, length:].values).all()
 
@@ -144,24 +149,27 @@ def test_free_cells_are_not_computed_and_equal_what_computing_them_gives():
 # -- against an independent oracle -------------------------------------------------------------------------------------
 
 
-class Word:
-    """Two words a token would be too much: ids are the words' numbers."""
-
-    def __init__(self, vocab):
-        from tests.models.tiny import VOCAB
-
-        self.words = [f"w{i}" for i in range(min(vocab, VOCAB))]
-
-    def fast(self):
-        return wired.wiring.word_tokenizer(self.words[2:], 64)
+def words():
+    """A tokenizer for the tiny models: `w17` is token 17."""
+    return wired.wiring.word_tokenizer([f"w{i}" for i in range(2, VOCAB)], 64)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "olmo2", "gpt_neox"])
+def test_partial_recomputation_and_both_backends_give_the_numbers_of_whole_passes(small):
+    config = CausalTrace(
+        window=3, noise_samples=2, kinds=("hidden", "mlp", "attn", "hidden_without_mlp", "hidden_without_attn")
+    )
+    prompts = prompts_of(small, 1)
+    want = config(full(small), prompts).data["score"].values
+    for backend in ("transformer_lens", "nnsight"):
+        got = config(wired_lm(small, backend=backend), prompts).data["score"].values
+        assert np.abs(got[..., METRIC["prob"]] - want[..., METRIC["prob"]]).max() < 1e-6, backend
+        assert np.abs(got[..., METRIC["logit_diff"]] - want[..., METRIC["logit_diff"]]).max() < 1e-4, backend
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_scores_equal_plain_hooks(family):
-    from tests.models.tiny import tiny
-
     model = tiny(family)
-    lm = FullLM(model, Word(160).fast(), family)
+    lm = wrap(model, words(), family)
     prompt = Prompt.of("w5 w9 w23 w41 w7 w88", answer="w17", foil="w30", subject="w23 w41")
     config = CausalTrace(window=2, window_rule="text", noise_samples=2, rng="numpy", noise=1.0)
     found = config(lm, [prompt])
@@ -191,8 +199,8 @@ def test_scores_equal_plain_hooks(family):
         return oracle.edited(model, changes, ids.repeat(2, 1))[:, -1]
 
     for kind, site in (("hidden", "resid_post"), ("mlp", "mlp_out"), ("attn", "attn_out")):
-        for pos in range(6):
-            for centre in range(4):
+        for pos in range(2, 6):
+            for centre in range(0, 4, 2 if pos < 5 else 1):
                 layers = [centre] if kind == "hidden" else [layer for layer in (centre, centre + 1) if layer < 4]
                 logits = cell(site, layers, pos).double()
                 prob = logits.softmax(-1)[:, answer].mean()
@@ -390,13 +398,3 @@ def test_metrics():
     assert torch.allclose(prob, logits.double().softmax(-1)[:, 0]) and torch.allclose(logprob.exp(), prob)
     assert gap.tolist() == [1.0, -1.0] and rank.tolist() == [0.0, 2.0]
     assert best_wrong(logits[0], 0) == 1 and best_wrong(logits[0], 1) == 0
-
-
-def real_or_full(planted):
-    """The real LM where the backends are there; partial recomputation is then tested along."""
-    try:
-        from interp.models.reference import as_lm
-
-        return as_lm(planted)
-    except ImportError:
-        return full(planted)

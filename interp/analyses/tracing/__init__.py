@@ -17,7 +17,8 @@ role weigh prompts, not tokens; nothing is clipped at zero; prompts that the mod
 
 How. The corrupted run is recorded once; every cell is a resumption of it (`LM.resume`) that recomputes later layers and later
 positions only. Cells before the subject, last-layer cells at positions that nobody reads, and repeated clipped windows cost nothing.
-Each call checks itself: restoring nothing is the corrupted score to the bit; the last state of the last token restores the clean one.
+Each call checks itself: restoring nothing is the corrupted score to the bit, one resumed cell is what a whole forward pass gives, and the
+last state of the last token restores the clean score.
 
 When it misleads
 - Noise leaves the data the model was trained on; where it breaks mechanisms, mid-layer MLP peaks can be several times those of a

@@ -32,7 +32,8 @@ class TraceResult(Result):
     coords: prompt (ids), kind, pos (0...), layer (0...), metric (prob, logprob, logit_diff, rank); and along prompt known (bool: the
         clean run's top token is the answer), answer, foil, predicted (token labels), foil_given (bool; else the best wrong token).
     attrs: sigma (NaN for counterfactuals), noise, window, window_rule, corruption, noise_samples, and the two self-checks
-        noop_difference (logits moved by restoring nothing) and restored_difference (nats between full restoration and clean).
+        resume_difference (in a logit, between one resumed cell and a whole forward pass) and restored_difference (in nats, between
+        full restoration and the clean run).
 
     Averages are over *known* prompts unless told otherwise (`known=False`), and every method that averages says how many.
     Effects of `rank` have the other sign: a restored answer's rank falls.
@@ -224,7 +225,7 @@ def _attrs(config: "CausalTrace", traces: "Sequence[Trace]", sigma: float) -> di
         "noise_samples": int(traces[0].low.shape[0]),
         "window": config.window,
         "window_rule": config.window_rule,
-        "noop_difference": max((t.noop for t in traces if np.isfinite(t.noop)), default=float("nan")),
+        "resume_difference": max((t.resumed for t in traces if np.isfinite(t.resumed)), default=float("nan")),
         "restored_difference": max((t.restored for t in traces if np.isfinite(t.restored)), default=float("nan")),
     }
 

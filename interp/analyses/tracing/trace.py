@@ -186,8 +186,8 @@ class Trace:
     foil_given: bool
     """Whether the prompt (or its counterfactual) named the foil."""
     predicted: int
-    noop: float
-    """Largest change of a logit when a corrupted state was replaced by itself (nan where not checked)."""
+    resumed: float
+    """Largest difference of a logit between one resumed cell and the same cell by a whole forward pass (nan where not checked)."""
     restored: float
     """Largest difference, in nats, between the fully restored and the clean score (nan without hidden)."""
 
@@ -214,19 +214,18 @@ class _Tracer:
         answer = job.tokens.answer_ids[0] if job.tokens.answer_ids else predicted
         foil_given = bool(job.foil_ids) and job.foil_ids[0] != answer
         foil = job.foil_ids[0] if foil_given else best_wrong(final, answer)
-        self.base = self._record(check)
+        self.base = self._record()
         low = read_metrics(self.base.run.last_logits, answer, foil)  # [row, metric]
-        noop = self._check_noop() if check else float("nan")
+        resumed = self._check_resumed() if check else float("nan")
         score = self._cells(low, answer, foil)
         high = read_metrics(final, answer, foil).numpy()
         restored = self._check_restored(score, high)
-        return Trace(job.tokens, score, low.numpy(), high, answer, foil, foil_given, predicted, noop, restored)
+        return Trace(job.tokens, score, low.numpy(), high, answer, foil, foil_given, predicted, resumed, restored)
 
-    def _record(self, check: bool) -> Recording:
+    def _record(self) -> Recording:
         job, rows = self.job, self.config._rows
         severed = [SEVERED[kind] for kind in self.config.kinds if kind in SEVERED]
         capture = [Site(kind, layer) for kind in severed for layer in range(self.lm.spec.n_layers)]
-        capture += [self._middle] if check else []
         edits: list[Edit] = []
         if self.config.corruption == "noise":
             value = noise_value(
@@ -272,22 +271,19 @@ class _Tracer:
             self._edits[key] = replace(Site(kind, layer), source, at=At.index(pos))
         return self._edits[key]
 
-    @property
-    def _middle(self) -> Site:
-        return Site("resid_post", (self.lm.spec.n_layers - 1) // 2)
-
-    def _check_noop(self) -> float:
-        """Nothing restored must be the corrupted run to the bit; a state replaced by itself, up to rounding."""
-        before = self.base.run.last_logits
-        nothing, itself = self.lm.resume(
-            self.base, [[], [replace(self._middle, self.base.run, at=At.index(self.job.start))]]
-        )[:, :, 0]
-        off = float((itself.double() - before.double()).abs().max())
-        limit = TOLERANCE[self.lm.spec.dtype] * max(1.0, float(before.abs().max()))
-        if not torch.equal(nothing.to(before.device), before) or not off <= limit:
+    def _check_resumed(self) -> float:
+        """Restoring nothing must be the corrupted run to the bit; a restored cell, what a whole forward pass makes of it."""
+        lm, base, before = self.lm, self.base, self.base.run.last_logits
+        cell = self._edits_of(Cell(self.config.kinds[0], self.job.start, ((lm.spec.n_layers - 1) // 2,), ()))
+        nothing, resumed = lm.resume(base, [[], cell])[:, :, 0]
+        whole = lm.run(base.batch, edits=[*base.edits, *cell]).last_logits
+        off = float((resumed.double() - whole.double()).abs().max())
+        if not torch.equal(nothing, before) or not off <= TOLERANCE[lm.spec.dtype] * max(
+            1.0, float(before.abs().max())
+        ):
             raise InterpError(
-                f"restoring nothing moved a logit of {self.lm.spec.name} by up to {off:.2g}: partial recomputation does not "
-                "agree with the full forward here. Run `interp verify` and report this checkpoint."
+                f"a resumed run of {lm.spec.name} is off the whole forward pass by up to {off:.2g} in a logit: partial recomputation "
+                "does not fit this model. Run `interp verify` and report this checkpoint."
             )
         return off
 
