@@ -92,4 +92,4 @@ def _display() -> Any:
         TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    return Display(*columns, console=Console(stderr=True), transient=True)
+    return Display(*columns, console=Console(file=sys.stderr), transient=True, redirect_stdout=False)

@@ -109,7 +109,7 @@ class Tape:
         middle, layer = Site("resid_mid", site.layer), site.layer or 0
         through = middle in self._by_site or (self.grad and middle in self.capture)
         if through and site.kind == "attn_out":
-            x = _carried(self._mid[layer], x, lambda stream: self._edit(middle, stream))
+            x = carried(self._mid[layer], x, lambda stream: self._edit(middle, stream))
         if site in self.capture:
             x = self._keep(site, x)
         if through and site.kind == "resid_pre":
@@ -155,7 +155,7 @@ class Tape:
         return x
 
 
-def _carried(before: Tensor, added: Tensor, edit: Callable[[Tensor], Tensor]) -> Tensor:
+def carried(before: Tensor, added: Tensor, edit: Callable[[Tensor], Tensor]) -> Tensor:
     """What must be added to `before` so that the sum becomes `edit(before + added)`.
 
     An ablated stream must be exactly zero: rounding noise of 1e-8 would be blown up to size 1 by the norm that reads it. And where

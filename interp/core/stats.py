@@ -212,8 +212,8 @@ def _groups(clusters: Sequence[Any] | None, examples: int) -> tuple[int, np.ndar
         return examples, np.arange(examples)
     if len(clusters) != examples:
         raise BadInput(f"`clusters` has {len(clusters)} labels for {examples} examples. Give one each.")
-    labels, members = np.unique(np.asarray(clusters), return_inverse=True)
-    return len(labels), members
+    number = {label: group for group, label in enumerate(dict.fromkeys(clusters))}  # in order of appearance
+    return len(number), np.array([number[label] for label in clusters])
 
 
 def _resample(x: np.ndarray, counts: np.ndarray, members: np.ndarray, statistic: Any) -> tuple[np.ndarray, np.ndarray]:
