@@ -3,7 +3,8 @@
 A Unigram model whose words all score alike and whose 256 byte symbols score far lower: the Viterbi path takes whole words
 where it can and spells the rest byte by byte, so no text is unknown and `decode(encode(x)) == x`. (A BPE would need a
 merge for every prefix of every word: twice the vocabulary, most of it never seen.) As in GPT-2 a leading space belongs
-to the word, nothing is added by `encode`, and `<|endoftext|>` is the beginning, the end and the padding.
+to the word and nothing is added by `encode`; `<|endoftext|>` is the beginning, the end and the padding. Documents begin with
+it in training, so `add_bos_token` asks `interp.load` to put it before every text.
 """
 
 import json
@@ -50,7 +51,7 @@ def save_tokenizer(world: World, folder: Path) -> None:
         "pad_token": END_OF_TEXT,
         "unk_token": END_OF_TEXT,
         "add_prefix_space": False,
-        "add_bos_token": False,
+        "add_bos_token": True,  # for `interp.load`; transformers itself heeds it for no tokenizer of this class
         "clean_up_tokenization_spaces": False,
         "model_max_length": N_CTX,
     }
