@@ -106,7 +106,7 @@ def compute(
 
 def _level(base: PlainRecording, cell: Sequence[Edit], level: str) -> str:
     edits = [*base.edits, *cell]
-    if any(edit.site.kind == "pattern" for edit in edits):
+    if any(edit.site.kind == "pattern" or (edit.site.kind == "final" and edit.op == "call") for edit in edits):
         return "full"
     mixing = any(edit.op == "call" and edit.site.layer is not None for edit in edits)
     return max(level, "layer skip" if mixing else "grouped", key=LEVELS.index)

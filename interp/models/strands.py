@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import InterpError
+from interp.core.run import carried
 from interp.core.site import Site
 
 from .cells import Change, Entrant
@@ -99,8 +100,7 @@ class _Handler:
             if site.kind == "resid_pre":
                 self.middle = x
             elif site.kind == "attn_out":
-                stream = self.middle + x
-                x = x + (self.apply(middle, stream) - stream)
+                x = carried(self.middle, x, lambda stream: self.apply(middle, stream))
         return x
 
     def apply(self, site: Site, x: Tensor) -> Tensor:

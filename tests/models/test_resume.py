@@ -60,15 +60,15 @@ def varied_cells(plain: PlainModel, batch: Batch, clean: Batch) -> list[list[Edi
         [add("hook_embed", noise, at=At.span("subject")), scale("blocks.2.hook_mlp_out", 0.0, at=At.index(0))],
         [add("ln_final.hook_out", noise, at=At.last()), replace("blocks.1.hook_resid_post", run, at=At.index(3))],
         [call("blocks.1.hook_resid_post", lambda x: x.flip(1).roll(1, 0))],
+        [call("ln_final.hook_out", lambda x: x.flip(1))],
         [scale("blocks.2.attn.hook_pattern", 0.0, heads=[0])],
     ]
     if not plain.spec.parallel:
-        cells.append(
-            [
-                add("blocks.1.hook_resid_mid", noise, at=At.index(5)),
-                scale("blocks.1.hook_attn_out", 2.0, at=At.index(5)),
-            ]
-        )
+        twice = [
+            add("blocks.1.hook_resid_mid", noise, at=At.index(5)),
+            scale("blocks.1.hook_attn_out", 2.0, at=At.index(5)),
+        ]
+        cells += [twice, [scale("blocks.2.hook_resid_mid", 0.0, at=At.index(5))]]
     return cells
 
 
