@@ -4,7 +4,7 @@ Every backend wraps a model, and every wrapper can be wrong in silence: a mask t
 hook at a tensor that nobody reads any more. This runs a few rows of seeded random tokens and compares.
 
     lm.fidelity().line
-    # fidelity: Δlogit 6.0e-07, Δlog-prob 7.2e-07, stream 1 ± 2e-07, batch 0, padding 0 left 0 right, 15 of 15 sites act, float32 eager: ok
+    # fidelity: Δlogit 6e-07, Δlog-prob 7e-07, stream 1 ± 2e-07, batch 0, padding 0 left 0 right, 15 of 15 sites act, float32 eager: ok
 
 - logits and log-probs against `module(ids)`, the transformers model itself without any hook;
 - the residual stream after each layer: cosine and ratio of norms to what a bare forward hook sees;
@@ -109,9 +109,10 @@ class Fidelity:
         sites = f"{len(self.acting)} of {len(self.acting) + len(self.silent) + len(self.failing)} sites act"
         verdict = "ok" if self.ok else "NOT OK: " + "; ".join(self.problems)
         return (
-            f"fidelity: Δlogit {self.logits:.1e}, Δlog-prob {self.log_probs:.1e}, stream 1 ± {spread:.0e}, batch {self.batch:.0e}, "
-            f"padding {self.left:.0e} left {self.right:.0e} right, {sites}, {self.dtype} {self.attention}: {verdict}"
-        ).replace("0e+00", "0")
+            f"fidelity: Δlogit {_short(self.logits)}, Δlog-prob {_short(self.log_probs)}, stream 1 ± {_short(spread)}, "
+            f"batch {_short(self.batch)}, padding {_short(self.left)} left {_short(self.right)} right, {sites}, "
+            f"{self.dtype} {self.attention}: {verdict}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, with the verdict."""
@@ -148,6 +149,10 @@ def fidelity(lm: "BaseLM", *, seed: int = 0) -> Fidelity:
         attention=lm.spec.attention,
         tolerance=TOLERANCE[lm.spec.dtype],
     )
+
+
+def _short(value: float) -> str:
+    return f"{value:.0e}" if value else "0"
 
 
 def _lengths(lm: "BaseLM") -> list[int]:

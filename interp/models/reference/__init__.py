@@ -3,6 +3,7 @@
     from interp.models import reference
     reference.names()                              # ['atlas', 'atlas-tuned']: small trained models whose world is known
     lm = reference.load("atlas")                   # the same as interp.load("atlas")
+    reference.facts("atlas", 100)                  # prompts about what it knows, in wordings it has not seen with that subject
     lm = reference.as_lm(reference.induction())    # hand-wired: the mechanism is known, see `reference.planted`
 
 `atlas` has really learned facts, lists, indirect objects and induction, from text that this project generates; `atlas-tuned` is
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from interp.core.errors import BadInput, CheckpointError, hint, listing
 
 if TYPE_CHECKING:
-    from interp.core.lm import LM
+    from interp.data import Facts
+    from interp.models.base import BaseLM
 
     from .planted import Channel as Channel
     from .planted import Concept as Concept
@@ -40,7 +42,7 @@ _PLANTED = (
 )  # fmt: skip
 _CHECKPOINTS = ("atlas", "atlas-tuned")
 
-__all__ = ["as_lm", "load", "names", "path", *_PLANTED]
+__all__ = ["as_lm", "facts", "load", "names", "path", *_PLANTED]
 
 
 def names() -> list[str]:
@@ -65,7 +67,7 @@ def path(name: str) -> Path:
     )
 
 
-def load(name: str = "atlas", **options: Any) -> "LM":
+def load(name: str = "atlas", **options: Any) -> "BaseLM":
     """Load an embedded checkpoint; the options are those of `interp.load`."""
     from interp.models.load import load as load_checkpoint
 
@@ -73,7 +75,23 @@ def load(name: str = "atlas", **options: Any) -> "LM":
     return load_checkpoint(name, **options)
 
 
-def as_lm(planted: "Planted", **options: Any) -> "LM":
+def facts(name: str = "atlas", n: int | None = None) -> "Facts":
+    """Facts that a reference checkpoint knows, each in a sentence that it was never taught with this subject.
+
+    In one fixed random order, so that the first `n` are a fair sample of subjects, relations and wordings. Each has a span `subject`.
+    """
+    from interp import data
+    from interp.core.seed import numpy_generator
+    from interp.data.world import World
+
+    path(name)
+    rows = World.generate().facts(tuned=name == "atlas-tuned")
+    order = numpy_generator(0, "reference facts").permutation(len(rows))[:n]
+    named = [{"id": "{relation}-{entity}-{template}".format_map(rows[row]), **rows[row]} for row in order]
+    return data.facts(named)
+
+
+def as_lm(planted: "Planted", **options: Any) -> "BaseLM":
     """A hand-wired model as an `LM`; `backend="transformer_lens"` (default) or "nnsight"."""
     from interp.models.load import wrap
 

@@ -1,0 +1,85 @@
+"""The cases, in the order in which they run."""
+
+from . import invariants, mechanisms
+from .case import Case
+
+CASES: tuple[Case, ...] = (
+    Case(
+        "transformers",
+        "Does a wrapped model compute what plain transformers computes?",
+        "differences of rounding only, every site acts",
+        invariants.agrees_with_transformers,
+    ),
+    Case(
+        "backends",
+        "Do TransformerLens and nnsight give the same numbers?",
+        "relative difference below 1e-5",
+        invariants.backends_agree,
+    ),
+    Case(
+        "padding",
+        "Is a row in a padded batch the row alone?",
+        "relative difference below 1e-5, both sides",
+        invariants.padding_changes_nothing,
+    ),
+    Case(
+        "no-op edits",
+        "Does an edit that changes nothing change nothing?",
+        "bit for bit, and a restored last state restores the logits",
+        invariants.nothing_changes_nothing,
+    ),
+    Case(
+        "silent edits",
+        "Is an edit or a capture that never happens an error?",
+        "4 of 4 refused",
+        invariants.silent_edits_raise,
+    ),
+    Case(
+        "partial recomputation",
+        "Does recomputing only what can change give the full result?",
+        "relative difference below 1e-5",
+        invariants.partial_equals_full,
+    ),
+    Case(
+        "weight edits",
+        "Does a model come back bit for bit from weight edits?",
+        "the same fingerprint after, another one inside",
+        invariants.weights_come_back,
+    ),
+    Case(
+        "stale cache",
+        "Does any change of what a capture depends on miss the store?",
+        "a hit when nothing changed; 9 of 9 changes miss",
+        invariants.nothing_stale_is_read,
+    ),
+    Case(
+        "induction",
+        "Are the planted induction and previous-token heads scored exactly?",
+        "0.9737 and 1.0000, all other heads uniform",
+        mechanisms.induction_heads,
+    ),
+    Case(
+        "induction, null",
+        "Are such heads seen in random weights?",
+        "no score above 0.5",
+        mechanisms.no_induction,
+    ),
+    Case(
+        "causal tracing",
+        "Is a fact found where it is written and moved?",
+        "every cell of the planted map within 1e-5",
+        mechanisms.fact_map,
+    ),
+    Case(
+        "concept vectors",
+        "Do the planted value vectors lead a scan, and fire on their triggers only?",
+        "4 of 4 lead; exactly 0 elsewhere",
+        mechanisms.concept_vectors,
+    ),
+    Case(
+        "channels",
+        "Do the planted components of heads reach their readers?",
+        "0.6002 three times, all others below 0.45",
+        mechanisms.head_channels,
+    ),
+)
