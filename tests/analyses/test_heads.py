@@ -1,0 +1,175 @@
+"""Head scores: the planted induction circuit to its exact values, nothing in the null, attention weights from plain transformers."""
+
+import numpy as np
+import pytest
+import torch
+
+from interp.analyses.heads import SCORES, HeadScores, copying_scores
+from interp.core.artifact import open_result
+from interp.core.errors import BadInput
+from interp.data import repeated_tokens
+from interp.models.load import wrap
+from interp.models.reference import as_lm
+from interp.models.reference import planted as wired
+from tests.models.tiny import tiny
+
+from .test_tracing import words
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return wired.induction()
+
+
+@pytest.fixture(scope="module")
+def lm(planted):
+    return as_lm(planted)
+
+
+@pytest.fixture(scope="module")
+def scored(lm):
+    return HeadScores(sequences=4, periods=(8, 12, 20))(lm)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_the_planted_heads_have_their_exact_scores(planted, lm, bos):
+    probe = repeated_tokens(lm.tokenizer, n_sequences=4, periods=(20,), n_ctx=48, vocab=lm.spec.vocab, bos=bos)
+    mean = HeadScores()(lm, probe).scores()["mean"]
+    assert float(mean.sel(metric="previous", layer=0, head=0)) == pytest.approx(1.0, abs=1e-5)
+    assert float(mean.sel(metric="induction", layer=1, head=0)) == pytest.approx(
+        wired.prefix_score(20, bos=bos), abs=1e-5
+    )
+    for layer, head in planted.answers["inert"]:
+        for metric in ("induction", "previous", "duplicate", "sink"):
+            expected = wired.uniform_score(20, bos=bos)
+            assert float(mean.sel(metric=metric, layer=layer, head=head)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_chance_is_what_uniform_heads_get(planted, scored):
+    table = scored.scores()
+    layer, head = planted.answers["inert"][-1]
+    for metric in ("induction", "previous", "duplicate", "sink", "induction_awake"):
+        got = float(table["mean"].sel(metric=metric, layer=layer, head=head))
+        assert got == pytest.approx(float(table["chance"].sel(metric=metric)), abs=1e-5)
+    entropy = float(table["mean"].sel(metric="entropy", layer=layer, head=head))
+    assert entropy == pytest.approx(float(scored.data["entropy_max"].mean()), abs=1e-4)
+
+
+def test_the_ability_stands_beside_the_scores(planted, scored):
+    ratio = scored.copy_ratio()
+    assert ratio["ratio"] < planted.answers["copy_ratio"] and ratio["period_gap"] < 0.05
+    assert ratio["ci_lo"] <= ratio["ratio"] <= ratio["ci_hi"] + 1e-9
+    assert scored.top("induction", 1)[["layer", "head"]].values.tolist() == [[1, 0]]
+    assert scored.top("previous", 1)[["layer", "head"]].values.tolist() == [[0, 0]]
+    assert {"induction: head 1.0", "previous: head 0.0", "copy ratio"} == set(scored.headline())
+
+
+def test_only_the_copying_head_has_copying_eigenvalues(scored):
+    copying = scored.data["copying"].values
+    assert copying[1, 0] == pytest.approx(1.0, abs=1e-6)
+    rest = copying.copy()
+    rest[1, 0] = 0
+    assert np.abs(rest).max() < 1e-6
+
+
+def test_the_null_model_has_neither_head_nor_ability():
+    found = HeadScores(sequences=4, periods=(12, 20))(as_lm(wired.induction(null=True)))
+    assert float(found.scores()["mean"].sel(metric="induction").max()) < 0.2
+    assert found.copy_ratio()["ratio"] > 0.7
+
+
+def test_cutting_the_previous_token_head_takes_the_ability_away(lm, scored):
+    """The score names heads 0.0 and 1.0; that they carry the copying is shown by taking one out."""
+    from interp.core.edit import scale
+
+    probe = HeadScores(sequences=4, periods=(20,)).data_for(lm)
+    batch = next(iter(probe.by_period()))[1]
+    whole = lm.run(batch).logits
+    for head, hurts in ((0, True), (1, False)):
+        cut = lm.run(batch, edits=[scale("blocks.0.attn.hook_z", 0.0, heads=[head])]).logits
+        loss = torch.nn.functional.cross_entropy(cut[:, 20:-1].mT, batch.tokens[:, 21:])
+        assert (float(loss) > 1.0) is hurts
+        assert hurts or torch.allclose(cut, whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "llama", "gemma2"])
+def test_scores_equal_those_of_plain_transformers(family):
+    model = tiny(family, attention="eager")
+    lm = wrap(model, words(), family)
+    probe = repeated_tokens(lm.tokenizer, n_sequences=3, periods=(9,), n_ctx=64, vocab=lm.spec.vocab, bos=True)
+    found = HeadScores()(lm, probe)
+    batch = next(iter(probe.by_period()))[1]
+    with torch.no_grad():
+        out = model(batch.tokens, output_attentions=True, use_cache=False)
+    for layer, pattern in enumerate(out.attentions):  # [row, head, query, key]
+        each: dict[str, list[torch.Tensor]] = {name: [] for name in SCORES}
+        for t in range(1 + 9, 1 + 17):
+            row = pattern[:, :, t, : t + 1]
+            each["induction"].append(row[..., t - 8])
+            each["previous"].append(row[..., t - 1])
+            each["duplicate"].append(row[..., t - 9])
+            each["sink"].append(row[..., 0])
+            each["induction_awake"].append(row[..., t - 8] / row[..., 1:].sum(-1))
+            each["entropy"].append(torch.distributions.Categorical(probs=row).entropy())
+        for name, values in each.items():
+            got = found.data["score"].sel(metric=name, layer=layer).values
+            assert np.abs(got - torch.stack(values).mean(0).numpy()).max() < 2e-5, (name, layer)
+    nll = torch.nn.functional.cross_entropy(out.logits[:, :-1].mT, batch.tokens[:, 1:], reduction="none")
+    assert np.allclose(found.data["first_loss"], nll[:, 1:9].mean(1), atol=1e-5)
+    assert np.allclose(found.data["second_loss"], nll[:, 10:18].mean(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_copying_eigenvalues_equal_those_of_the_whole_matrix(family):
+    model = tiny(family)
+    lm = wrap(model, words(), family)
+    if family == "llama":
+        gain, width, heads = model.model.norm.weight, 8, 4
+        embed, head = model.model.embed_tokens.weight, (model.lm_head.weight * gain).T
+        value = model.model.layers[2].self_attn.v_proj.weight.T
+        out = model.model.layers[2].self_attn.o_proj.weight.T
+        values = [
+            value[:, (i // 2) * width : (i // 2 + 1) * width] for i in range(heads)
+        ]  # two query heads a key/value head
+    else:
+        gain, width, heads = model.transformer.ln_f.weight, 8, 4
+        table = (model.lm_head.weight * gain).T
+        embed, head = model.transformer.wte.weight, table - table.mean(dim=0)
+        value, out = model.transformer.h[2].attn.c_attn.weight[:, 64:], model.transformer.h[2].attn.c_proj.weight
+        values = [value[:, i * width : (i + 1) * width] for i in range(heads)]
+    for i in range(heads):
+        whole = (
+            embed.double() @ values[i].double() @ out[i * width : (i + 1) * width].double() @ head.double()
+        )  # [vocab, vocab]
+        eigen = torch.linalg.eigvals(whole.detach())
+        expected = float(eigen.real.sum() / eigen.abs().sum())
+        assert copying_scores(lm)[2, i] == pytest.approx(expected, abs=1e-6)
+
+
+def test_memory_limits_change_nothing(monkeypatch, lm, scored):
+    monkeypatch.setattr("interp.analyses.heads.PATTERN_BYTES", 1)
+    again = HeadScores(sequences=4, periods=(8, 12, 20))(lm)
+    assert np.allclose(again.data["score"], scored.data["score"], atol=1e-6)
+    assert again.data["sequence"].values.tolist() == scored.data["sequence"].values.tolist()
+
+
+def test_it_is_saved_said_and_seeded(lm, scored, tmp_path):
+    assert open_result(scored.save(tmp_path / "heads")).data.identical(scored.data)
+    assert len(scored._repr_html_()) < 30_000
+    cost = HeadScores(sequences=4, periods=(8, 12, 20)).cost(lm)
+    assert cost.tokens == 4 * 2 * (8 + 12 + 20)
+    null = as_lm(wired.induction(null=True))
+    same, other = (HeadScores(sequences=2, periods=(8,), seed=seed)(null).data["first_loss"].values for seed in (0, 1))
+    assert np.array_equal(same, HeadScores(sequences=2, periods=(8,))(null).data["first_loss"].values)
+    assert not np.array_equal(same, other)
+
+
+def test_refusals(lm, scored):
+    with pytest.raises(BadInput, match="sequences"):
+        HeadScores(sequences=0)
+    with pytest.raises(BadInput, match="repeated_tokens"):
+        HeadScores()(lm, "text")
+    with pytest.raises(BadInput, match="induction"):
+        scored.top("inductoin")
+    with pytest.raises(BadInput, match="fit"):
+        HeadScores(periods=(40,))(lm)
