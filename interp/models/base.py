@@ -57,6 +57,7 @@ class BaseLM:
         self.spec = dataclasses.replace(spec, backend=self.backend)
         self.plain = PlainModel(module, spec=self.spec)
         self.weights = Weights(module, self.family, self.spec)
+        self._own = {info.site for info in sites_of(self.spec)}
         self._infos = [dataclasses.replace(info, editable=self._editable(info.site)) for info in sites_of(self.spec)]
 
     # What a backend supplies.
@@ -104,9 +105,9 @@ class BaseLM:
         is computed and `logits` is None. Raises `UnknownSite`, `EditDidNotFire`, `CaptureEmpty`, `BadInput`.
         """
         batch = self._batch(tokens)
-        sites = expand(capture, self.spec)
+        sites = self._expand(capture)
         edits = self._edits(edits)
-        stop = expand([stop_after], self.spec)[0] if stop_after is not None else None
+        stop = self._expand(stop_after)[0] if stop_after is not None else None
         if stop is not None:
             self._reaches(stop, sites, edits)
         tape = Tape(batch, sites, edits, grad=grad)
@@ -119,7 +120,7 @@ class BaseLM:
     ) -> Recording:
         """A run that keeps what partial recomputation needs. Rows must be unpadded."""
         return self.plain.record(
-            self._batch(tokens), capture=expand(capture, self.spec), edits=self._edits(edits, plain=True)
+            self._batch(tokens), capture=self._expand(capture), edits=self._edits(edits, plain=True)
         )
 
     def resume(
@@ -143,7 +144,7 @@ class BaseLM:
         """Activations of whole documents [token, ...], concatenated in order, each attending to itself only."""
         for document in documents:
             self._check(document.reshape(1, -1))
-        return self.plain.read(documents, expand(sites, self.spec))
+        return self.plain.read(documents, self._expand(sites))
 
     @contextmanager
     def edit_weights(self, changes: dict[str, Tensor]) -> Iterator[None]:
@@ -198,13 +199,20 @@ class BaseLM:
                 f"a row of {longest} tokens is longer than the context of {self.spec.name} ({self.spec.n_ctx}). Shorten or split it."
             )
 
+    def _expand(self, names: "str | Site | Sequence[str | Site]") -> list[Site]:
+        """Names and patterns as sites of this model in forward order; quick where they are sites already."""
+        listed = [names] if isinstance(names, Site) else names
+        if not isinstance(listed, str) and all(isinstance(site, Site) and site in self._own for site in listed):
+            return sorted(dict.fromkeys(listed), key=lambda site: site.order)  # type: ignore[arg-type, union-attr]
+        return expand(names, self.spec)
+
     def _edits(self, edits: Sequence[Edit], *, plain: bool = False) -> list[Edit]:
         for edit in edits:
             if not isinstance(edit, Edit):
                 raise BadInput(
                     f"`edits` takes Edit objects; not {type(edit).__name__}. `interp.edit` builds them; unpack lists with `*`."
                 )
-            expand([edit.site], self.spec)
+            self._expand(edit.site)
             if not plain and not self._editable(edit.site):
                 raise BadInput(
                     f"the {self.backend} backend can read {edit.site} but not edit it. Load the model with "

@@ -37,14 +37,23 @@ def load(
     dtype: "str | torch.dtype" = "auto",
     revision: str | None = None,
     folded: bool = False,
+    remote: bool | str = False,
 ) -> BaseLM:
     """Load a model by embedded name, hub name (`org/model`, `org/model@revision`) or folder.
 
     `device="auto"` takes CUDA, then MPS, then the CPU; `dtype="auto"` the checkpoint's own (float32 instead of float16 on a CPU).
-    `folded=True` folds the norms' gains and biases into the weights that read through them. Raises `CheckpointError`,
-    `UnsupportedArchitecture` or `BadInput`, saying what to do.
+    `folded=True` folds the norms' gains and biases into the weights that read through them. `remote` runs the model on NDIF
+    (nnsight only; see `interp.models.remote`). Raises `CheckpointError`, `UnsupportedArchitecture` or `BadInput`, saying what to do.
     """
     one_of("backend", backend, BACKENDS)
+    if remote:
+        from .remote import connect
+
+        if backend != "nnsight" or folded or dtype != "auto" or device != "auto":
+            raise BadInput(
+                "a remote model runs with backend='nnsight' and as it is served. Drop `device`, `dtype` and `folded`."
+            )
+        return connect(os.fspath(name_or_path), remote=remote, revision=revision)
     place = pick_device(device)
     named = pick_dtype(dtype, place)
     checkpoint = resolve(name_or_path, revision)

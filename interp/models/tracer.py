@@ -1,4 +1,4 @@
-"""The nnsight backend: the model's own modules, traced; locally, or on NDIF.
+"""The nnsight backend: the model's own modules, traced (here; for NDIF see `interp.models.remote`).
 
     lm = interp.load("org/model", backend="nnsight")
     lm.nn                                             # the nnsight model itself, for anything nnsight offers
@@ -57,7 +57,7 @@ class TracerLM(BaseLM):
         out: list[Tensor] = []
         with patterns:  # noqa: SIM117 (nnsight reads the source of the next statement; nothing else may stand in it)
             with self.nn.trace(**inputs) as tracer:
-                _drive(steps, tape, self.spec)
+                drive(steps, tape, self.spec)
                 if stop_after is None:
                     out.append(self.nn.output.logits)
                 else:
@@ -83,7 +83,7 @@ class TracerLM(BaseLM):
         return list(steps.values())
 
 
-def _drive(steps: Sequence[Step], tape: Tape, spec: ModelSpec) -> None:
+def drive(steps: Sequence[Step], tape: Tape, spec: ModelSpec) -> None:
     """The body of a trace: visit each module, show the tape its sites, and put back what changed."""
     for envoy, side, group in steps:
         output = envoy.input if side == "in" else envoy.output
