@@ -64,36 +64,39 @@ class LensResult(Result):
     main: ClassVar[str] = "kl"
 
     def by_depth(self, level: float = 0.95) -> xr.Dataset:
-        """Means over documents (each counts once), intervals over texts: mean, ci_lo, ci_hi [measure, depth]."""
-        parts = {name: self.data[name].values for name in MEASURES}
-        table: dict[str, list[np.ndarray]] = {"mean": [], "ci_lo": [], "ci_hi": []}
-        for values in parts.values():
-            mean, low, high = bootstrap_ci(values, level=level, clusters=clusters_of(self.data))
-            for name, column in (("mean", mean), ("ci_lo", low), ("ci_hi", high)):
-                table[name].append(column)
-        columns = {name: (("measure", "depth"), np.stack(rows)) for name, rows in table.items()}
+        """Means over tokens, intervals over texts: mean, ci_lo, ci_hi [measure, depth]."""
+        tokens, groups = self.data["tokens"].values, clusters_of(self.data)
+        labels = np.repeat(np.arange(len(tokens)) if groups is None else groups, tokens).tolist()
+        stack = np.stack([self.data[name].values for name in MEASURES], axis=1)  # [document, measure, depth]
+        found = bootstrap_ci(np.repeat(stack, tokens, axis=0), level=level, name="lens", clusters=labels)
+        dims = ("measure", "depth")
+        columns = {name: (dims, part) for name, part in zip(("mean", "ci_lo", "ci_hi"), found, strict=True)}
         return xr.Dataset(columns, {"measure": list(MEASURES), "depth": self.data["depth"].values})
 
     def half_depth(self) -> int:
         """The first depth at which the lens agrees with the final layer on at least half of the tokens."""
-        return int(np.argmax(self.data["agree"].mean("document").values >= 0.5))
+        return int(np.argmax(self._mean("agree").values >= 0.5))
 
     def kl_area(self) -> float:
         """Area under the mean KL curve, over depth scaled to [0, 1], in nats."""
-        kl = self.data["kl"].mean("document").values
+        kl = self._mean("kl").values
         return float(np.trapezoid(kl, dx=1 / (len(kl) - 1)))
 
     def headline(self) -> dict[str, float]:
-        """Half depth as a share of all layers, area under KL, final loss."""
+        """The depth from which the lens agrees with the model more often than not, area under KL, final loss."""
         return {
-            "depth where half agrees": float(self.half_depth()),
+            f"depth where half agrees (of {self.data.sizes['depth'] - 1})": float(self.half_depth()),
             "area under KL, nats": self.kl_area(),
-            "final loss, nats": float(self.data["nll"].isel(depth=-1).mean()),
+            "final loss, nats a token": float(self._mean("nll")[-1]),
         }
 
     def thumbnail(self) -> xr.DataArray | None:
         """Mean KL over depth."""
-        return self.data["kl"].mean("document")
+        return self._mean("kl")
+
+    def _mean(self, name: str) -> xr.DataArray:
+        """The mean over tokens at each depth."""
+        return self.data[name].weighted(self.data["tokens"]).mean("document").rename(name)
 
 
 @dataclass(frozen=True)

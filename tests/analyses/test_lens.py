@@ -6,6 +6,7 @@ import torch
 
 import tests.oracle as oracle
 from interp.analyses.lens import LogitLens
+from interp.analyses.loss import LossByPosition
 from interp.core.artifact import open_result
 from interp.core.batch import Batch
 from interp.core.edit import scale
@@ -95,6 +96,11 @@ def test_documents_of_many_lengths_and_small_batches_change_nothing():
     assert small.data["tokens"].values.tolist() == [8, 8, 8, 13, 13, 8]
     for name in ("nll", "kl"):
         assert np.allclose(small.data[name], large.data[name], atol=1e-5)
+    loss = LossByPosition()(lm, corpus_of(rows)).mean()  # the same tokens, the same weights, the same number
+    final = small.by_depth().sel(measure="nll", depth=4)
+    assert float(final["mean"]) == pytest.approx(loss["nll"], abs=1e-5)
+    assert float(final["mean"]) == pytest.approx(small.headline()["final loss, nats a token"])
+    assert float(final["ci_lo"]) < loss["nll"] < float(final["ci_hi"])
 
 
 def test_intervals_resample_texts_not_pieces():

@@ -398,3 +398,31 @@ def test_metrics():
     assert torch.allclose(prob, logits.double().softmax(-1)[:, 0]) and torch.allclose(logprob.exp(), prob)
     assert gap.tolist() == [1.0, -1.0] and rank.tolist() == [0.0, 2.0]
     assert best_wrong(logits[0], 0) == 1 and best_wrong(logits[0], 1) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions(dtype):
+    lm = wrap(tiny("llama", dtype=dtype), words(), "llama")
+    prompt = Prompt.of("w5 w9 w23 w41 w7 w88", answer="w17", foil="w30", subject="w23 w41")
+    for rng in ("named", "numpy"):
+        found = CausalTrace(window=2, noise_samples=2, rng=rng)(lm, prompt)
+        assert float(np.abs(found.effects().isel(pos=slice(0, 2))).max()) == 0.0
+        assert found.data.attrs["restored_difference"] <= {torch.bfloat16: 0.1, torch.float64: 1e-12}[dtype]
+
+
+def test_a_real_model_with_a_bos(real_models):
+    from interp.models.load import load
+
+    lm = load(real_models / "stories260K-llama")
+    prompts = [
+        Prompt.of("Lily went to the park with her", answer=" mom", subject="Lily"),
+        Prompt.of("One day, Tom and Mia went to the", answer=" park", subject="Tom and Mia"),
+    ]
+    found = CausalTrace(window=2, noise_samples=4, answers="first")(lm, prompts)
+    assert found.data["role"].values[0, 0] == "bos" and "subject" in found.data["role"].values[0, 1]
+    table = found.by_role("logit_diff", known=False)["mean"]
+    assert float(np.abs(table.sel(role="bos")).max()) == 0.0
+    assert float(table.sel(role="last subject", kind="hidden").max()) > float(
+        table.sel(role="before", kind="hidden").max()
+    )
+    assert found.data.attrs["resume_difference"] < 1e-3
