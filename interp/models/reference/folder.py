@@ -11,7 +11,7 @@ from .tokenizer import save_tokenizer
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
-COMMAND = "interp reference train"
+COMMAND = "interp reference train -o FOLDER"
 
 
 def save_folder(

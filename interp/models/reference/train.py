@@ -15,7 +15,7 @@ What misleads: these are models of a toy language. A method that finds its circu
 discovered something about language models.
 
     from interp.models.reference.train import train
-    train("out", seed=0, steps=20, tuned_steps=5)      # out/atlas, out/atlas-tuned; the defaults take about an hour
+    train("out", seed=0, steps=20, tuned_steps=5)      # out/atlas, out/atlas-tuned; the defaults take half an hour
 """
 
 import json
@@ -99,7 +99,7 @@ def train(
 ) -> dict[str, dict[str, float]]:
     """Train both checkpoints into `out_dir/atlas` and `out_dir/atlas-tuned` and return what `evaluate` says of each.
 
-    An interrupted run is taken up again by the same call. `report` gets a line every 50 steps. About an hour on one
+    An interrupted run is taken up again by the same call. `report` gets a line every 50 steps. About half an hour on one
     core with the defaults; `threads` changes the last digits of the weights.
     """
     out, scratch = Path(out_dir), Path(out_dir) / ".training"
