@@ -26,8 +26,10 @@ from .cells import KINDS, SEVERED, SITES, Cell, plan
 from .corrupt import noise_value, sigma_of, subject_of
 from .result import TraceResult, assemble
 
-TOLERANCE = {"float64": 1e-9, "float32": 2e-3, "bfloat16": 0.5, "float16": 0.1}
-"""How far, in nats, a restoration that must be exact may be off in each precision before the run is refused."""
+TOLERANCE = {"float64": 1e-5, "float32": 2e-3, "bfloat16": 0.5, "float16": 0.1}
+"""How far, in nats, a restoration that must be exact may be off in each precision before the run is refused.
+
+RMS norms and rotary tables of transformers compute in float32 whatever the model's precision, so float64 cannot be held to its own."""
 
 
 @dataclass(frozen=True)
