@@ -58,6 +58,7 @@ class BaseLM:
         self.plain = PlainModel(module, spec=self.spec)
         self.weights = Weights(module, self.family, self.spec)
         self._own = {info.site for info in sites_of(self.spec)}
+        self._fidelity: Any = None
         self._infos = [dataclasses.replace(info, editable=self._editable(info.site)) for info in sites_of(self.spec)]
 
     # What a backend supplies.
@@ -166,15 +167,18 @@ class BaseLM:
             content.update(_bytes(tensor))
         return content.hexdigest()
 
-    def fidelity(self) -> Any:
-        """Does this model agree with plain transformers? A result that prints as one line."""
+    def fidelity(self, *, again: bool = False) -> Any:
+        """Does this model agree with plain transformers? A result that prints as one line; measured once, or `again`."""
         from .fidelity import fidelity
 
-        return fidelity(self)
+        if again or self._fidelity is None:
+            self._fidelity = fidelity(self)
+        return self._fidelity
 
     def __repr__(self) -> str:
         processing = "" if self.spec.processing == "raw" else f" · {self.spec.processing}"
-        return f"LM({self.spec.short}{processing} · {self.spec.backend})"
+        line = f"\n{self._fidelity.line}" if self._fidelity is not None else ""
+        return f"LM({self.spec.short}{processing} · {self.spec.backend}){line}"
 
     # Refusing what cannot be meant.
 

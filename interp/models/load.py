@@ -38,12 +38,14 @@ def load(
     revision: str | None = None,
     folded: bool = False,
     remote: bool | str = False,
+    check: bool = True,
 ) -> BaseLM:
     """Load a model by embedded name, hub name (`org/model`, `org/model@revision`) or folder.
 
     `device="auto"` takes CUDA, then MPS, then the CPU; `dtype="auto"` the checkpoint's own (float32 instead of float16 on a CPU).
     `folded=True` folds the norms' gains and biases into the weights that read through them. `remote` runs the model on NDIF
-    (nnsight only; see `interp.models.remote`). Raises `CheckpointError`, `UnsupportedArchitecture` or `BadInput`, saying what to do.
+    (nnsight only; see `interp.models.remote`). `check` compares the loaded model with plain transformers on a few rows; the line is in
+    its repr, and a disagreement is a warning. Raises `CheckpointError`, `UnsupportedArchitecture` or `BadInput`, saying what to do.
     """
     one_of("backend", backend, BACKENDS)
     if remote:
@@ -61,7 +63,12 @@ def load(
     module = load_module(checkpoint, named or _stored(checkpoint, place), place)
     rows = module.get_input_embeddings().weight.shape[0]
     tokenizer = load_tokenizer(checkpoint.folder, checkpoint.name, rows=rows)
-    return wrap(module, tokenizer, checkpoint.name, backend=backend, folded=folded, revision=checkpoint.revision)
+    lm = wrap(module, tokenizer, checkpoint.name, backend=backend, folded=folded, revision=checkpoint.revision)
+    if check and not lm.fidelity().ok:
+        warnings.warn(
+            f"{checkpoint.name} does not answer as plain transformers does: {lm.fidelity().line}", stacklevel=2
+        )
+    return lm
 
 
 def wrap(
