@@ -1,4 +1,4 @@
-"""Shared fixtures: one thread (several times faster on a busy machine), offline, a private cache, and the real checkpoints where present."""
+"""Shared fixtures: one thread (several times faster on a busy machine), offline, a private cache, the real checkpoints where present."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
+from tests import typecheck
+
+install_import_hook("interp", f"{typecheck.__name__}.shapes")  # before anything of interp is imported
 torch.set_num_threads(1)
 
 

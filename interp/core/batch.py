@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import BadInput, SpanError, listing
+from .shapes import Int, Mask, Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,13 +91,13 @@ class Batch:
         return len(self.tokens)
 
     @property
-    def position_ids(self) -> Tensor:
-        """Position of each token in its own row, padding not counted, int64 [batch, pos]."""
+    def position_ids(self) -> Tokens:
+        """Position of each token in its own row, padding not counted, int64."""
         return (self.mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
     @property
-    def last(self) -> Tensor:
-        """Column of each row's last real token, int64 [batch]."""
+    def last(self) -> Int[Tensor, " batch"]:
+        """Column of each row's last real token, int64."""
         columns = torch.arange(self.tokens.shape[1], device=self.mask.device)
         return (columns * self.mask).amax(dim=1)
 
@@ -175,8 +176,8 @@ class At:
         """The same positions, in these rows of the batch only."""
         return At(self.how, self.arg, tuple(rows))
 
-    def resolve(self, batch: Batch) -> Tensor:
-        """The bool mask [batch, pos] of this selector. Padding is never selected."""
+    def resolve(self, batch: Batch) -> Mask:
+        """Where this selector selects. Padding is never selected."""
         where = getattr(self, f"_{self.how}")(batch) & batch.mask
         if self.rows is None:
             return where

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .batch import At, Batch
 from .errors import BadInput, one_of
+from .shapes import Float, Mask
 from .site import Site
 
 if TYPE_CHECKING:
@@ -68,11 +69,11 @@ class Edit:
         dims = self.site.dims
         return dims.index("query") if "query" in dims else dims.index("pos")
 
-    def where(self, batch: Batch) -> Tensor:
-        """Bool mask [batch, pos] of the positions that this edit changes."""
+    def where(self, batch: Batch) -> Mask:
+        """The positions that this edit changes."""
         return self.at.resolve(batch)
 
-    def apply(self, x: Tensor, where: Tensor, start: int = 0) -> Tensor:
+    def apply(self, x: Float[Tensor, "..."], where: Mask, start: int = 0) -> Float[Tensor, "..."]:
         """The changed tensor; `x` itself is left alone.
 
         `x` is the site's tensor, or its positions from `start` on; `where` is the bool mask [batch, pos] over *all* positions.
@@ -224,7 +225,7 @@ def _heads(heads: Sequence[int] | None) -> tuple[int, ...] | None:
     return None if heads is None else tuple(int(head) for head in heads)
 
 
-def _orthonormal(basis: Tensor) -> Tensor:
+def _orthonormal(basis: Float[Tensor, "..."]) -> Float[Tensor, "d k"]:
     basis = basis[:, None] if basis.ndim == 1 else basis
     if basis.shape[1] == 0 or not bool(torch.isfinite(basis).all()):
         raise BadInput(f"the basis of shape {tuple(basis.shape)} has no columns, or values that are not finite.")

@@ -15,6 +15,7 @@ from torch import Tensor
 from .batch import Batch
 from .edit import Edit
 from .errors import CaptureEmpty, EditDidNotFire, UnknownSite, hint
+from .shapes import Float
 from .site import Site
 
 
@@ -48,8 +49,8 @@ class Run:
         return self.captured[site]
 
     @property
-    def last_logits(self) -> Tensor:
-        """Logits at each row's last real token, [batch, vocab]."""
+    def last_logits(self) -> Float[Tensor, "batch vocab"]:
+        """Logits at each row's last real token."""
         if self.logits is None:
             raise CaptureEmpty("this run stopped before the logits. Run it again without `stop_after`.")
         rows = range(len(self.batch))

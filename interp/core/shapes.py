@@ -1,6 +1,6 @@
 """The shapes that cross public borders, by name.
 
-They are checked under pytest only (`--jaxtyping-packages=interp,beartype.beartype`); in ordinary use they cost nothing.
+They are checked under pytest only (`tests/typecheck.py`); in ordinary use they cost nothing.
 """
 
 from typing import TypeAlias

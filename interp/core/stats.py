@@ -29,6 +29,7 @@ from torch import Tensor
 
 from .errors import BadInput, one_of
 from .seed import generator, numpy_generator
+from .shapes import Float
 
 Array: TypeAlias = Any
 """A numpy array, CPU tensor or DataArray. A DataArray names its axis (`axis="prompt"`) and gives DataArrays back."""
@@ -172,14 +173,14 @@ def spearman(a: Array, b: Array) -> Correlation:
     return Correlation(float(found.statistic), float(found.pvalue), len(x))
 
 
-def random_directions(n: int, d: int, seed: int = 0, name: str = "directions") -> Tensor:
-    """Unit vectors, uniform on the sphere, float32 [n, d]: what an arbitrary direction would have done."""
+def random_directions(n: int, d: int, seed: int = 0, name: str = "directions") -> Float[Tensor, "n d"]:
+    """Unit vectors, uniform on the sphere, float32: what an arbitrary direction would have done."""
     x = torch.randn(n, d, generator=generator(seed, name), dtype=torch.float64)  # [n, d]
     return (x / x.norm(dim=1, keepdim=True)).float()
 
 
-def random_subspace(k: int, d: int, seed: int = 0, name: str = "subspace") -> Tensor:
-    """An orthonormal basis of a uniformly random subspace, float32 [d, k]: the control for a subspace of the same rank."""
+def random_subspace(k: int, d: int, seed: int = 0, name: str = "subspace") -> Float[Tensor, "d k"]:
+    """An orthonormal basis of a uniformly random subspace, float32: the control for a subspace of the same rank."""
     if not 0 < k <= d:
         raise BadInput(f"a subspace of {d} dimensions has rank 1 to {d}; not {k}.")
     q, r = torch.linalg.qr(torch.randn(d, k, generator=generator(seed, name), dtype=torch.float64))
