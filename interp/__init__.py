@@ -35,6 +35,7 @@ _PUBLIC = {
     "HeadScores": "interp.analyses.heads:HeadScores",
     "LossByPosition": "interp.analyses.loss:LossByPosition",
     "WeightStats": "interp.analyses.weight_stats:WeightStats",
+    "WriteShares": "interp.analyses.shares:WriteShares",
     # results and figures
     "open": "interp.core.artifact:open_result",
     "figures": "interp.figures",
@@ -52,11 +53,12 @@ if TYPE_CHECKING:
     from interp.analyses.heads import HeadScores as HeadScores
     from interp.analyses.lens import LogitLens as LogitLens
     from interp.analyses.loss import LossByPosition as LossByPosition
+    from interp.analyses.shares import WriteShares as WriteShares
     from interp.analyses.tracing import CausalTrace as CausalTrace
     from interp.analyses.weight_stats import WeightStats as WeightStats
     from interp.cache import Store as Store
     from interp.core import edit as edit
-    from interp.core.artifact import open_result as open
+    from interp.core.artifact import open_result as open  # noqa: F401
     from interp.core.batch import At as At
     from interp.core.batch import Batch as Batch
     from interp.core.errors import InterpError as InterpError

@@ -108,10 +108,11 @@ class HeadResult(Result):
 
     def headline(self) -> dict[str, float]:
         """Copy ratio, and the best induction and previous-token heads, named."""
-        best = {metric: self.top(metric, 1).iloc[0] for metric in ("induction", "previous")}
-        named = {
-            f"{metric}: head {int(row.layer)}.{int(row['head'])}": float(row.score) for metric, row in best.items()
-        }
+        named = {}
+        for metric in ("induction", "previous"):
+            mean = self.data["score"].sel(metric=metric).mean("sequence").values  # no interval: this is shown at once
+            layer, head = np.unravel_index(mean.argmax(), mean.shape)
+            named[f"{metric}: head {layer}.{head}"] = float(mean.max())
         return {"copy ratio": self.copy_ratio()["ratio"], **named}
 
     def thumbnail(self) -> xr.DataArray | None:

@@ -37,9 +37,11 @@ import xarray as xr
 from interp.core.analysis import Analysis, Cost, Result
 from interp.core.errors import BadInput
 from interp.core.progress import track
+from interp.core.site import Site
 from interp.core.stats import bootstrap_ci
+from interp.data import pack
 
-from .batches import batches_of, check_corpus, clusters_of
+from .streams import POSITIONS, check_corpus, clusters_of, streams, token_scores
 
 if TYPE_CHECKING:
     from interp.core.lm import LM
@@ -72,17 +74,28 @@ class LossResult(Result):
         """exp(mean loss), with its interval."""
         return {name: float(np.exp(value)) for name, value in self.mean(level).items() if name != "n"}
 
-    def by_position(self, level: float = 0.95) -> xr.Dataset:
-        """Mean loss at each position: mean, ci_lo, ci_hi, entropy and n (documents that reach it) [pos]."""
-        values = self.data["nll"].values
-        reached = np.isfinite(values).sum(axis=0)
-        keep = np.flatnonzero(reached)
-        mean, low, high = bootstrap_ci(values[:, keep], level=level, clusters=clusters_of(self.data))
+    def by_position(self, level: float = 0.95, *, bins: int | None = None) -> xr.Dataset:
+        """Mean loss at each position: mean, ci_lo, ci_hi, entropy and n (documents that reach it) [pos].
+
+        With `bins`, neighbouring positions are taken together, in at most so many groups that widen as context grows: each document's
+        mean over the group first, then the documents. `pos` is then the group's geometric centre.
+        """
+        values, entropy = self.data["nll"].values, self.data["entropy"].values
+        keep = np.flatnonzero(np.isfinite(values).any(axis=0))
+        places, values, entropy = keep.astype(float), values[:, keep], entropy[:, keep]
+        if bins is not None and bins < len(keep):
+            groups = np.split(np.arange(len(keep)), _cuts(len(keep), bins))
+            places = np.array([np.exp(np.log(keep[group]).mean()) for group in groups])
+            values, entropy = (
+                np.stack([_nanmean(table[:, group]) for group in groups], axis=1) for table in (values, entropy)
+            )
+        mean, low, high = bootstrap_ci(values, level=level, clusters=clusters_of(self.data))
         columns = {
             "mean": mean, "ci_lo": low, "ci_hi": high,
-            "entropy": np.nanmean(self.data["entropy"].values[:, keep], axis=0), "n": reached[keep],
+            "entropy": np.nanmean(entropy, axis=0), "n": np.isfinite(values).sum(axis=0),
         }  # fmt: skip
-        return xr.Dataset({name: ("pos", column) for name, column in columns.items()}, coords={"pos": keep})
+        pos = keep if len(places) == len(keep) else places
+        return xr.Dataset({name: ("pos", column) for name, column in columns.items()}, coords={"pos": pos})
 
     def gain(self, early: int | None = None, late: int | None = None, level: float = 0.95) -> dict[str, float]:
         """How much lower the loss is around the late position than around the early one, in documents that reach both.
@@ -124,7 +137,7 @@ class LossByPosition(Analysis[LossResult]):
     """Loss, entropy and first-guess accuracy of every token of a corpus."""
 
     batch_tokens: int = 4096
-    """Tokens in one forward pass."""
+    """Tokens in one forward pass, where nothing is read from a store."""
 
     def __post_init__(self) -> None:
         if self.batch_tokens < 1:
@@ -139,23 +152,24 @@ class LossByPosition(Analysis[LossResult]):
             )
 
     def cost(self, lm: "LM", data: Any = None) -> Cost:
-        """One forward pass over the corpus."""
-        largest = max(data.lengths, default=0)
-        room = max(self.batch_tokens, largest) * lm.spec.vocab * 8
-        return Cost(len(list(batches_of(data, self.batch_tokens))), data.n_tokens, room)
+        """One forward pass over the corpus, or none where the store has its last residual stream."""
+        room = max(self.batch_tokens, *data.lengths) * lm.spec.d_model * 8 + POSITIONS * lm.spec.vocab * 8
+        return Cost(float(len(pack(data.lengths, self.batch_tokens))), data.n_tokens, room)
 
     def run(self, lm: "LM", data: Any, store: Any) -> LossResult:
-        """Score the corpus, batch by batch; only three numbers a token are kept."""
+        """Read the last residual stream, score it document by document; only three numbers a token are kept."""
         shape = (len(data), max(data.lengths))
         scores = {name: np.full(shape, np.nan, dtype=np.float32) for name in ("nll", "entropy", "top1")}
-        batches = list(batches_of(data, self.batch_tokens))
-        for places, batch in track(batches, "loss by position"):
-            logits = lm.run(batch).logits
-            assert logits is not None
-            for row, place in enumerate(places):
-                length = data.lengths[place]
-                for name, values in _token_scores(logits[row, :length], batch.tokens[row, :length]).items():
-                    scores[name][place, 1:length] = values
+        last = Site("resid_post", lm.spec.n_layers - 1)
+        documents = streams(lm, data, [last], store, budget=self.batch_tokens)
+        for place, read in track(documents, "loss by position", total=len(data)):
+            for here, logp, target in token_scores(lm, read[last], data.documents[place]):
+                columns = slice(here.start + 1, here.stop + 1)
+                scores["nll"][place, columns] = -logp.gather(-1, target[:, None])[:, 0].cpu().numpy()
+                scores["entropy"][place, columns] = (
+                    -torch.special.xlogy(logp.exp(), logp.exp()).sum(dim=-1).cpu().numpy()
+                )
+                scores["top1"][place, columns] = (logp.argmax(dim=-1) == target).cpu().numpy()
         dims = ("document", "pos")
         coords = {"document": list(data.ids), "pos": np.arange(shape[1]), "text": ("document", list(data.texts))}
         return LossResult(
@@ -163,16 +177,19 @@ class LossByPosition(Analysis[LossResult]):
         )
 
 
-def _token_scores(logits: torch.Tensor, tokens: torch.Tensor) -> dict[str, np.ndarray]:
-    """Scores of tokens 1... under logits [pos, vocab] of the positions before them."""
-    logp = logits[:-1].float().log_softmax(dim=-1)  # [pos - 1, vocab]
-    target = tokens[1:].to(logp.device)
-    nll = -logp.gather(-1, target[:, None])[:, 0]
-    entropy = -(logp.exp() * logp).sum(dim=-1)
-    top1 = (logp.argmax(dim=-1) == target).float()
-    return {"nll": nll.cpu().numpy(), "entropy": entropy.cpu().numpy(), "top1": top1.cpu().numpy()}
-
-
 def _around(values: np.ndarray, position: int) -> np.ndarray:
     half = max(1, position // 8)
     return np.nanmean(values[:, max(1, position - half) : position + half + 1], axis=1)
+
+
+def _cuts(count: int, bins: int) -> np.ndarray:
+    """Where to cut `count` positions, counted from 1, into at most `bins` groups of equal ratio."""
+    edges = np.unique(np.round(np.geomspace(1, count + 1, bins + 1)).astype(int))
+    return edges[1:-1] - 1
+
+
+def _nanmean(values: np.ndarray) -> np.ndarray:
+    """Mean of each row's known entries, NaN for a row without any."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0.0).sum(axis=1) / known.sum(axis=1)

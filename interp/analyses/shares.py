@@ -34,7 +34,7 @@ from interp.core.site import Site
 from interp.core.stats import bootstrap_ci
 from interp.data import Corpus, pack
 
-from .batches import check_corpus, clusters_of
+from .streams import check_corpus, clusters_of, streams
 
 if TYPE_CHECKING:
     from interp.core.lm import LM
@@ -52,6 +52,7 @@ class ShareResult(Result):
     coords: document (ids), part, layer, text along document (which text each is a piece of). attrs: skip.
     """
 
+    figure: ClassVar[str] = "shares"
     main: ClassVar[str] = "share"
 
     def by_layer(self, level: float = 0.95) -> xr.Dataset:
@@ -107,18 +108,18 @@ class WriteShares(Analysis[ShareResult]):
         layers = range(lm.spec.n_layers)
         share, norm = np.zeros((len(keep), len(PARTS), len(layers))), np.zeros((len(keep), len(layers)))
         sites = [Site(kind, layer) for layer in layers for kind in ("attn_out", "mlp_out", "resid_post")]
-        for part in track(pack([data.lengths[place] for place in keep], self.batch_tokens), "write shares"):
-            documents = [data.documents[keep[row]] for row in part]
-            read = {site: x.float().norm(dim=-1).cpu() for site, x in lm.read(documents, sites).items()}  # [token]
-            ends = np.cumsum([len(document) for document in documents])
-            for row, end, document in zip(part, ends, documents, strict=True):
-                here = slice(int(end) - len(document) + self.skip, int(end))
-                for layer in layers:
-                    stream = read[Site("resid_post", layer)][here]
-                    norm[row, layer] = float(stream.mean())
-                    for index, kind in enumerate(("attn_out", "mlp_out")):
-                        ratio = read[Site(kind, layer)][here] / stream
-                        share[row, index, layer] = float(torch.nan_to_num(ratio).mean())
+        row_of = {place: row for row, place in enumerate(keep)}
+        documents = streams(lm, data, sites, store, budget=self.batch_tokens)
+        for place, read in track(documents, "write shares", total=len(data)):
+            if place not in row_of:
+                continue
+            row = row_of[place]
+            size = {site: x[self.skip :].float().norm(dim=-1).cpu() for site, x in read.items()}  # [token]
+            for layer in layers:
+                stream = size[Site("resid_post", layer)]
+                norm[row, layer] = float(stream.mean())
+                for index, kind in enumerate(("attn_out", "mlp_out")):
+                    share[row, index, layer] = float(torch.nan_to_num(size[Site(kind, layer)] / stream).mean())
         coords = {
             "document": [data.ids[place] for place in keep], "part": list(PARTS), "layer": np.arange(len(layers)),
             "text": ("document", [data.texts[place] for place in keep]),

@@ -19,6 +19,8 @@ from interp.core.errors import BadInput, InterpError, one_of
 VECTOR = ("svg", "pdf")
 STATIC = (*VECTOR, "png")
 FORMATS = ("html", "json", *STATIC)
+PAGE_STYLE = "<style>@page { margin: 0 } body { margin: 0 } img { display: block }</style>"
+"""Without it the browser's own print margins push a PDF to the right and down, and cut off what stands at its edges."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -103,7 +105,9 @@ def _warm_server(kaleido: object) -> None:
     global _server_running
     if _server_running:
         return
-    kaleido.start_sync_server(silence_warnings=True)  # type: ignore[attr-defined]
+    page = kaleido.PageGenerator(mathjax=False)  # type: ignore[attr-defined]  # MathJax would come from the network
+    page.header += PAGE_STYLE
+    kaleido.start_sync_server(page_generator=page, silence_warnings=True)  # type: ignore[attr-defined]
     _server_running = True
     atexit.register(kaleido.stop_sync_server, silence_warnings=True)  # type: ignore[attr-defined]
 

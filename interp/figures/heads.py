@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from interp.core.errors import one_of
 
 from .marks import grid
+from .panels import above, panels, whole_ticks
 from .shrink import check_budget
 from .theme import Theme, dress
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from interp.analyses.heads import HeadResult
 
 NAMES = {
-    "induction": "induction", "previous": "previous token", "duplicate": "duplicate token", "sink": "first position",
-    "induction_awake": "induction, sink left out", "entropy": "entropy / maximum",
+    "induction": "induction", "previous": "previous token", "duplicate": "duplicate", "sink": "first token",
+    "induction_awake": "induction, no sink", "entropy": "entropy / max",
 }  # fmt: skip
 
 
@@ -28,33 +28,34 @@ def plot(
     theme: Theme = "screen",
     venue: str = "neurips",
 ) -> go.Figure:
-    """Grids of mean scores, heads on x and layers on y; the title of each says its chance level."""
+    """Grids of mean scores, heads on x and layers on y, first layer below; with what chance gives."""
     table = result.scores()
     for metric in metrics:
         one_of("metrics", metric, [str(name) for name in table["metric"].values])
-    titles = []
-    for metric in metrics:
-        chance = float(table["chance"].sel(metric=metric))
-        titles.append(NAMES[metric] + ("" if np.isnan(chance) else f"<br>chance {chance:.2f}"))
-    figure = make_subplots(rows=1, cols=len(metrics), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
-    figure.update_annotations(font_size=12)
+    chance = [float(table["chance"].sel(metric=metric)) for metric in metrics]
+    told = {f"{value:.2g}" for value in chance}
+    bar = f"attention<br>(chance {told.pop()})" if len(told) == 1 and np.isfinite(chance).all() else "attention"
+    notes = ["" if np.isnan(value) or "chance" in bar else f"chance {value:.2g}" for value in chance]
+    figure = panels([NAMES[metric] for metric in metrics], notes=notes, theme=theme, shared_y=True)
     heads, layers = table["head"].values.tolist(), table["layer"].values.tolist()
     for column, metric in enumerate(metrics, start=1):
-        values = table["mean"].sel(metric=metric).values
-        if metric == "entropy":
-            values = values / float(result.data["entropy_max"].mean())
+        part = table.sel(metric=metric)
+        share = float(result.data["entropy_max"].mean()) if metric == "entropy" else 1.0
         trace = grid(
-            values, x=heads, y=layers, limit=1.0, name="score", showscale=column == len(metrics),
+            part["mean"].values / share, x=heads, y=layers, limit=1.0, name=bar, showscale=column == len(metrics),
+            ends=(part["ci_lo"].values / share, part["ci_hi"].values / share), of=len(metrics),
             hover="head %{y}.%{x}<br>" + NAMES[metric] + " %{z:.3f}",
         )  # fmt: skip
         figure.add_trace(trace, row=1, col=column)
-        figure.update_xaxes(title_text="head", dtick=max(1, len(heads) // 8), row=1, col=column)
-    figure.update_yaxes(dtick=max(1, len(layers) // 8))
+        whole_ticks(figure, "x", len(heads), column=column)
+        figure.update_xaxes(title_text="head", showgrid=False, row=1, col=column)
+    whole_ticks(figure, "y", len(layers), most=12)
+    figure.update_yaxes(showgrid=False)
     figure.update_yaxes(title_text="layer", row=1, col=1)
-    title = f"What heads attend to (second copy of random tokens, {result.data.sizes['sequence']} sequences)"
-    dress(figure, result, theme=theme, title=title, venue=venue, aspect=0.36, height=None if theme == "paper" else 380)
-    if theme == "screen":
-        figure.update_layout(margin_t=92)
-    else:
-        figure.update_layout(margin_t=34)
+    title = f"What heads attend to in the second copy of random tokens ({result.data.sizes['sequence']} sequences)"
+    tall = min(14 * len(layers), 320)
+    margin = above(theme)
+    dress(
+        figure, result, theme=theme, title=title, venue=venue, aspect=0.2 + tall / 800, height=250 + tall, margin=margin
+    )
     return check_budget(figure)

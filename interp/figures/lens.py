@@ -3,32 +3,32 @@
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from .marks import band
+from .panels import above, panels, whole_ticks
 from .shrink import check_budget
 from .theme import Theme, dress
 
 if TYPE_CHECKING:
     from interp.analyses.lens import LensResult
 
-PANELS = (("agree", "agreement with final"), ("kl", "KL to final, nats"), ("nll", "loss, nats"))
+PANELS = (("agree", "agreement with final"), ("kl", "KL to final, nats"), ("nll", "loss, nats a token"))
 
 
 def plot(result: "LensResult", *, theme: Theme = "screen", venue: str = "neurips") -> go.Figure:
-    """Three curves over depth (0 is the embedding)."""
+    """Three curves over depth: 0 is the embedding, the last is the model itself."""
     table = result.by_depth()
     depth = table["depth"].values.tolist()
-    figure = make_subplots(rows=1, cols=3, horizontal_spacing=0.09)
+    figure = panels([label for _, label in PANELS], theme=theme)
     for column, (measure, label) in enumerate(PANELS, start=1):
         part = table.sel(measure=measure)
-        traces = band(
-            depth, part["mean"].values, part["ci_lo"].values, part["ci_hi"].values, name=label, index=column - 1
-        )
+        traces = band(depth, part["mean"].values, part["ci_lo"].values, part["ci_hi"].values, name=label)
         figure.add_traces(traces, rows=1, cols=column)
-        figure.update_yaxes(title_text=label, rangemode="tozero", row=1, col=column)
-        figure.update_xaxes(title_text="depth", dtick=max(1, len(depth) // 6), row=1, col=column)
+        whole_ticks(figure, "x", len(depth), column=column)
+        figure.update_xaxes(title_text="depth", row=1, col=column)
+        figure.update_yaxes(rangemode="tozero", row=1, col=column)
+    figure.update_yaxes(range=[0, 1.04], row=1, col=1)
     figure.update_layout(showlegend=False)
     title = f"At which depth the prediction is made ({result.data.sizes['document']} documents)"
-    dress(figure, result, theme=theme, title=title, venue=venue, aspect=0.34, height=None if theme == "paper" else 340)
+    dress(figure, result, theme=theme, title=title, venue=venue, aspect=0.36, height=360, margin=above(theme))
     return check_budget(figure)

@@ -11,20 +11,23 @@ from .theme import Theme, dress
 if TYPE_CHECKING:
     from interp.analyses.loss import LossResult
 
+MOST = 64
+"""Positions beyond which neighbours are drawn together."""
+
 
 def plot(result: "LossResult", *, theme: Theme = "screen", venue: str = "neurips") -> go.Figure:
-    """Mean loss at each position of the documents; hover says how many documents reach it."""
-    table = result.by_position()
+    """Mean loss at each position of the documents (on a log axis: context grows by factors); hover says how many documents reach it."""
+    table = result.by_position(bins=MOST)
     places = table["pos"].values.tolist()
     figure = go.Figure(band(places, table["mean"].values, table["ci_lo"].values, table["ci_hi"].values, name="loss"))
-    figure.add_trace(line(places, table["entropy"].values, name="entropy", index=1, mode="lines"))
-    counts = table["n"].values.tolist()
-    figure.data[1].update(
-        customdata=counts, hovertemplate="position %{x}<br>loss %{y:.3f}<br>%{customdata} documents<extra></extra>"
+    figure.data[-1].update(
+        customdata=table["n"].values.tolist(),
+        hovertemplate="position %{x:.0f}<br>loss %{y:.3f}<br>%{customdata} documents<extra></extra>",
     )
-    figure.update_xaxes(title_text="position in the document")
+    figure.add_trace(line(places, table["entropy"].values, name="entropy of the prediction", index=1))
+    figure.update_xaxes(title_text="position in the document", type="log", dtick="D2" if places[-1] < 30 else 1)
     figure.update_yaxes(title_text="nats a token", rangemode="tozero")
-    figure.update_layout(legend={"x": 0.99, "xanchor": "right", "y": 0.99})
+    figure.update_layout(legend={"x": 0.99, "xanchor": "right", "y": 0.99, "yanchor": "top"})
     title = f"Loss by position ({result.data.sizes['document']} documents)"
-    dress(figure, result, theme=theme, title=title, venue=venue, aspect=0.45, height=None if theme == "paper" else 360)
+    dress(figure, result, theme=theme, title=title, venue=venue, aspect=0.42, height=380)
     return check_budget(figure)

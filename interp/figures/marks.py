@@ -1,7 +1,6 @@
 """The few shapes of picture that every family is made of.
 
-A grid (layer × token, layer × head), a line with its interval, a strip of token labels. Each returns traces; layout stays with the
-family that uses them.
+A grid (layer × token, layer × head), a line, a line with its interval. Each returns traces; where they stand is `panels`' business.
 """
 
 from collections.abc import Sequence
@@ -10,66 +9,79 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from .shrink import block_reduce
-from .theme import QUANTITY, line_style, symmetric, translucent
+from .shrink import MOST_CELLS, block_reduce
+from .theme import QUANTITY, SYMBOLS, line_style, plain, symmetric, translucent
+
+MARKED = 32
+"""A line of at most so many points shows each of them."""
+MOST_HOVER = 20_000
+"""Cells of a figure beyond which intervals are not shown on hover: they would be most of its size."""
 
 
 def grid(
     values: np.ndarray,
     *,
-    x: Sequence[Any] | None = None,
-    y: Sequence[Any] | None = None,
+    x: Sequence[Any],
+    y: Sequence[Any],
     effect: bool = False,
     limit: float | None = None,
     name: str = "value",
     hover: str = "%{y} · %{x}<br>%{z:.4f}",
+    ends: tuple[np.ndarray, np.ndarray] | None = None,
+    of: int = 1,
     **options: Any,
 ) -> go.Heatmap:
     """A heatmap [y, x] in float32, without gaps or smoothing, so that it stays crisp in a PDF.
 
-    `effect=True` puts white at zero and spans ±`limit`; otherwise the ramp runs from 0 (or the minimum) to `limit`.
+    `effect=True` puts white at zero and spans ±`limit`; otherwise the ramp runs from 0 (or the minimum) to `limit`. `name` is the
+    title of the colour bar, `ends` the interval of each cell (shown on hover), `of` how many grids share the figure's size budget.
     """
-    values = block_reduce(np.asarray(values, dtype=np.float32), signed=effect)
-    finite = values[np.isfinite(values)]
+    whole = np.asarray(values, dtype=np.float32)
+    drawn, (high, wide) = block_reduce(whole, signed=effect, most=MOST_CELLS // of)
+    finite = drawn[np.isfinite(drawn)]
     top = float(limit) if limit is not None else float(np.abs(finite).max()) if finite.size else 1.0
     scale = (
         symmetric(top)
         if effect
         else {"colorscale": QUANTITY, "zmin": min(0.0, float(finite.min(initial=0.0))), "zmax": top or 1.0}
     )
+    if (high, wide) != (1, 1):
+        name += f"<br>({'strongest' if effect else 'mean'} of {high} × {wide})"
+    elif ends is not None and of * whole.size <= MOST_HOVER:
+        options["customdata"] = np.stack(ends, axis=-1).astype(np.float32)
+        hover += "<br>95 % %{customdata[0]:.4f} … %{customdata[1]:.4f}"
     bar = {"title": {"text": name, "side": "right"}}
-    return go.Heatmap(z=values, x=x, y=y, hovertemplate=hover + "<extra></extra>", colorbar=bar, **scale, **options)
+    x, y = list(x)[::wide], list(y)[::high]
+    return go.Heatmap(z=drawn, x=x, y=y, hovertemplate=hover + "<extra></extra>", colorbar=bar, **scale, **options)
 
 
 def band(
     x: Sequence[Any], mean: np.ndarray, low: np.ndarray, high: np.ndarray, *, name: str, index: int = 0, **options: Any
 ) -> list[go.Scatter]:
-    """A line and the band of its interval, in the `index`-th style."""
+    """The band of an interval and the line in it, in the `index`-th style. Without finite limits, only the line."""
     style = line_style(index)
     mean, low, high = (np.asarray(values, dtype=np.float32) for values in (mean, low, high))
-    places = list(x)
+    known = np.isfinite(low) & np.isfinite(high)
+    drawn = [line(x, mean, name=name, index=index, **options)]
+    if not known.any():
+        return drawn
+    places = [place for place, there in zip(x, known, strict=True) if there]
+    axes = {key: options[key] for key in ("xaxis", "yaxis") if key in options}
     edge = go.Scatter(
-        x=places + places[::-1], y=np.concatenate([high, low[::-1]]), fill="toself", mode="lines", line={"width": 0},
-        fillcolor=translucent(style["color"]), hoverinfo="skip", showlegend=False, legendgroup=name, **options,
+        x=places + places[::-1], y=np.concatenate([high[known], low[known][::-1]]), fill="toself", mode="lines", line={"width": 0},
+        fillcolor=translucent(style["color"]), hoverinfo="skip", showlegend=False, legendgroup=name, **axes,
     )  # fmt: skip
-    return [edge, line(x, mean, name=name, index=index, **options)]
+    return [edge, *drawn]
 
 
 def line(x: Sequence[Any], values: np.ndarray, *, name: str, index: int = 0, **options: Any) -> go.Scatter:
-    """One line with markers in the `index`-th style."""
-    settings: dict[str, Any] = {"mode": "lines+markers" if len(x) <= 64 else "lines", "legendgroup": name} | options
+    """One line in the `index`-th style: colour, dash and, where the points are few, marker."""
+    settings: dict[str, Any] = {
+        "mode": "lines+markers" if len(x) <= MARKED else "lines",
+        "marker": {"symbol": SYMBOLS[index % len(SYMBOLS)]},
+        "hovertemplate": "%{x}: %{y:.4g}<extra>" + plain(name) + "</extra>",
+        "legendgroup": name,
+    }
     return go.Scatter(
-        x=list(x), y=np.asarray(values, dtype=np.float32), name=name, line=line_style(index),
-        hovertemplate="%{x}: %{y:.4f}<extra>" + name + "</extra>", **settings,
+        x=list(x), y=np.asarray(values, dtype=np.float32), name=plain(name), line=line_style(index), **(settings | options)
     )  # fmt: skip
-
-
-def token_labels(tokens: Sequence[str]) -> list[str]:
-    """Axis labels for tokens: in order, unique (plotly merges equal categories), blank rows left out."""
-    seen: dict[str, int] = {}
-    labels = []
-    for token in tokens:
-        count = seen.get(token, 0)
-        seen[token] = count + 1
-        labels.append(token + "\u200b" * count)  # zero-width: unique to plotly, the same to a reader
-    return labels

@@ -30,6 +30,9 @@ def svg(values: xr.DataArray, *, effect: bool = False) -> str:
 
 
 def _line(data: np.ndarray) -> str:
+    wide = -(-len(data) // (WIDTH - LEFT))  # a point a pixel
+    if wide > 1:
+        data = np.array([_mean(data[start : start + wide]) for start in range(0, len(data), wide)])
     finite = data[np.isfinite(data)]
     if not finite.size:
         return ""
@@ -75,3 +78,8 @@ def _png(pixels: np.ndarray) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+
+
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")

@@ -60,6 +60,17 @@ def test_positions_count_who_reaches_them():
         found.gain(early=5, late=3)
 
 
+def test_neighbouring_positions_are_taken_together_document_by_document():
+    lm = wrap(tiny("gpt2"), words(), "gpt2")
+    found = LossByPosition()(lm, corpus_of([tokens(1, length, seed=length)[0] for length in (9, 16, 16)]))
+    table, whole = found.by_position(bins=4), found.by_position()
+    assert table.sizes["pos"] == 4 and table["pos"].values[0] == 1  # 1 | 2 3 | 4 ... 7 | 8 ... 15
+    values = found.data["nll"].values
+    assert table["mean"].values[-1] == pytest.approx(np.mean([np.nanmean(row[8:16]) for row in values]))
+    assert table["n"].values.tolist() == [3, 3, 3, 3] and table["pos"].values[1] == pytest.approx(6**0.5)
+    assert found.by_position(bins=50).equals(whole)  # fewer positions than bins: nothing to take together
+
+
 def test_intervals_resample_texts_not_pieces():
     lm = wrap(tiny("gpt2"), words(), "gpt2")
     rows = [*tokens(2, 10)] * 6
