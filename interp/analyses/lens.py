@@ -11,8 +11,8 @@ agreement reaches one half, and the area under the KL curve over depth, in nats.
 
 Source. nostalgebraist 2020, "interpreting GPT: the logit lens"; Belrose et al. 2023 (arXiv 2303.08112) for why it misleads.
 
-How. No norm or head is written again: the run is recorded once and its *last* residual stream replaced by an earlier one, which makes the
-model itself read it out. So soft caps and logit scales of any family are right.
+How. No norm or head is written again: `LM.unembed` lets the model itself read a stream out, so soft caps and logit scales of any family
+are right. The streams come from the activation store where one is given, so a corpus that was captured once costs no forward pass.
 
 When it misleads
 - Early layers need not write in the basis that the unembedding reads: a high KL there says that the lens does not fit, not that nothing
@@ -26,25 +26,22 @@ When it misleads
     lens.by_depth(), lens.half_depth()
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor
 
 from interp.core.analysis import Analysis, Cost, Result
-from interp.core.batch import Batch
-from interp.core.edit import replace
 from interp.core.errors import BadInput
 from interp.core.progress import track
 from interp.core.site import Site
 from interp.core.stats import bootstrap_ci
-from interp.data import Corpus
+from interp.data import pack
 
-from .batches import check_corpus, clusters_of
+from .streams import POSITIONS, check_corpus, clusters_of, streams, token_scores
 
 if TYPE_CHECKING:
     from interp.core.lm import LM
@@ -104,7 +101,7 @@ class LogitLens(Analysis[LensResult]):
     """Loss, KL and agreement of every depth's residual stream, read through the model's own head."""
 
     batch_tokens: int = 1024
-    """Tokens that are read out at once; each needs a row of the vocabulary."""
+    """Tokens in one forward pass, where nothing is read from a store; all layers' streams are held for them."""
 
     def __post_init__(self) -> None:
         if self.batch_tokens < 2:
@@ -119,61 +116,43 @@ class LogitLens(Analysis[LensResult]):
             )
 
     def cost(self, lm: "LM", data: Any = None) -> Cost:
-        """One forward pass over the corpus and a readout a layer."""
-        used = len(list(_groups(data, self.batch_tokens)))
-        return Cost(
-            used,
-            data.n_tokens,
-            self.batch_tokens * lm.spec.vocab * 12,
-            f"and {lm.spec.n_layers} readouts of the vocabulary each",
+        """One forward pass over the corpus (none where the store has its residual streams), and a readout a layer."""
+        room = (
+            self.batch_tokens * lm.spec.d_model * lm.spec.n_layers * lm.spec.bytes_per_value
+            + POSITIONS * lm.spec.vocab * 12
         )
+        note = f"and {lm.spec.n_layers + 1} readouts of the vocabulary"
+        return Cost(float(len(pack(data.lengths, self.batch_tokens))), data.n_tokens, room, note)
 
     def run(self, lm: "LM", data: Any, store: Any) -> LensResult:
-        """Record each batch of equally long documents once; read every depth out."""
-        n_layers = lm.spec.n_layers
-        last = Site("resid_post", n_layers - 1)
-        depths = [Site("resid_pre", 0), *(Site("resid_post", layer) for layer in range(n_layers - 1))]
+        """Read the residual streams, read every depth of each document out."""
+        depths = [Site("resid_pre", 0), *(Site("resid_post", layer) for layer in range(lm.spec.n_layers))]
+        table = {name: np.full((len(data), len(depths)), np.nan) for name in MEASURES}
+        documents = streams(lm, data, depths, store, budget=self.batch_tokens)
+        for place, read in track(documents, "logit lens", total=len(data)):
+            if data.lengths[place] > 1:
+                for name, values in _read(lm, [read[site] for site in depths], data.documents[place]).items():
+                    table[name][place] = values
         keep = [place for place, length in enumerate(data.lengths) if length > 1]
-        table = {name: np.full((len(data), n_layers + 1), np.nan) for name in MEASURES}
-        for places in track(list(_groups(data, self.batch_tokens)), "logit lens"):
-            batch = Batch.of(torch.stack([data.documents[place] for place in places]))
-            base = lm.record(batch, capture=depths)
-            assert base.run.logits is not None
-            final = base.run.logits[:, :-1].float().log_softmax(dim=-1)  # [document, pos, vocab]
-            positions = range(batch.tokens.shape[1] - 1)
-            for depth, site in enumerate([*depths, last]):
-                if site == last:
-                    logp = final
-                else:
-                    cell = [replace(last, base.run[site])]
-                    logp = lm.resume(base, [cell], positions=positions)[0].float().log_softmax(dim=-1)
-                for name, values in _read(logp, final, batch.tokens[:, 1:].to(logp.device)).items():
-                    table[name][places, depth] = values
         dims = ("document", "depth")
         columns = {name: (dims, values[keep]) for name, values in table.items()}
         coords = {
             "document": [data.ids[place] for place in keep],
-            "depth": np.arange(n_layers + 1),
+            "depth": np.arange(len(depths)),
             "tokens": ("document", [data.lengths[place] - 1 for place in keep]),
             "text": ("document", [data.texts[place] for place in keep]),
         }
         return LensResult(xr.Dataset(columns, coords))
 
 
-def _read(logp: Tensor, final: Tensor, target: Tensor) -> dict[str, np.ndarray]:
-    """Means over positions of log-probabilities [document, pos, vocab] against the final ones and the true tokens."""
-    nll = -logp.gather(-1, target[..., None])[..., 0]
-    kl = (final.exp() * (final - logp)).sum(dim=-1)
-    agree = (logp.argmax(dim=-1) == final.argmax(dim=-1)).float()
-    return {name: values.mean(dim=1).cpu().numpy() for name, values in (("nll", nll), ("kl", kl), ("agree", agree))}
-
-
-def _groups(data: Corpus, budget: int) -> Iterator[list[int]]:
-    """Places of equally long documents (two tokens or more), at most `budget` tokens a group, or one document."""
-    by_length: dict[int, list[int]] = {}
-    for place, length in enumerate(data.lengths):
-        if length > 1:
-            by_length.setdefault(length, []).append(place)
-    for length, places in sorted(by_length.items()):
-        rows = max(1, budget // length)
-        yield from (places[start : start + rows] for start in range(0, len(places), rows))
+def _read(lm: "LM", depths: Sequence[Tensor], tokens: Tensor) -> dict[str, np.ndarray]:
+    """Means over a document's predictions of the three measures at each depth, the last of which is the model itself."""
+    sums = np.zeros((len(MEASURES), len(depths)))
+    for here, final, target in token_scores(lm, depths[-1], tokens):
+        for depth, stream in enumerate(depths):
+            logp = final if depth == len(depths) - 1 else lm.unembed(stream[here]).float().log_softmax(dim=-1)
+            nll = -logp.gather(-1, target[:, None]).sum()
+            kl = (final.exp() * (final - logp)).sum()
+            agree = (logp.argmax(dim=-1) == final.argmax(dim=-1)).sum()
+            sums[:, depth] += [float(nll), float(kl), float(agree)]
+    return dict(zip(MEASURES, sums / (len(tokens) - 1), strict=True))

@@ -121,6 +121,9 @@ class LM(Protocol):
         No padding, no unembedding; stops after the last site that is needed.
         """
 
+    def unembed(self, stream: Tensor) -> Tensor:
+        """Logits [..., vocab] of a residual stream [..., d_model] as if it left the last block: final norm, unembedding, soft cap."""
+
     @property
     def weights(self) -> Weights:
         """Views of the parameters, in one convention for every family."""

@@ -147,6 +147,10 @@ class BaseLM:
             self._check(document.reshape(1, -1))
         return self.plain.read(documents, self._expand(sites))
 
+    def unembed(self, stream: Tensor) -> Tensor:
+        """Logits [..., vocab] of a residual stream [..., d_model], through the model's own final norm, unembedding and soft cap."""
+        return self.plain.unembed(stream)
+
     @contextmanager
     def edit_weights(self, changes: dict[str, Tensor]) -> Iterator[None]:
         """Parameters replaced by name inside a `with`; restored bit for bit, also after an exception."""

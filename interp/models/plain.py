@@ -52,6 +52,8 @@ class PlainModel:
         """How `resume` computes: `grouped`, `layer skip` or `full`; lowered, with a warning, where the self-check fails."""
         self.checked: set[tuple[str, str]] = set()
         """(dtype, attention implementation) for which the self-check of `resume` was made."""
+        self.tuples: bool | None = None
+        """Whether the layers give tuples; None until somebody had to know."""
         self.token_budget = 2048 if self.device.type == "cpu" else 32768
         """Tokens in one layer call of `read` and `resume`. On a CPU more would leave the cache."""
 
@@ -182,6 +184,12 @@ class PlainModel:
                 f"document {worst} has {max(lengths)} tokens; the context of {self.spec.name} is {self.spec.n_ctx}. Cut it."
             )
         return lengths
+
+    def unembed(self, stream: Tensor) -> Tensor:
+        """Logits [..., vocab] of a residual stream [..., d_model] leaving the last layer, as `LM.unembed`."""
+        from .readout import unembed
+
+        return unembed(self, stream)
 
     def record(
         self,

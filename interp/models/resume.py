@@ -35,7 +35,8 @@ from interp.core.site import Site, expand
 
 from .cells import Change, Entrant, changes_of, entrants_of, layer_of
 from .hooks import hooked
-from .recording import PlainRecording, bypassed, check_stamp, filler, record
+from .readout import head
+from .recording import PlainRecording, check_stamp, record
 from .strands import Runner, Strand
 
 if TYPE_CHECKING:
@@ -198,14 +199,8 @@ def _chunks(strands: list[Strand], rows: int) -> Iterator[list[Strand]]:
 
 
 def _head(plain: "PlainModel", base: PlainRecording, hidden: Tensor, handler: Any) -> Tensor:
-    layers = [plain.layer(index) for index in range(plain.spec.n_layers)]
-    result = (hidden, None) if base.tuples else hidden
-    n, width = hidden.shape[:2]
-    ids = torch.full((n, width), filler(plain), device=hidden.device)
-    positions = torch.arange(width, device=hidden.device).expand(n, width)
-    hooks = hooked(plain.modules, plain.family, plain.spec, handler.sites, handler)
-    with bypassed(layers, lambda *_args, **_kwargs: result), hooks:
-        return plain.module(input_ids=ids, position_ids=positions, use_cache=False).logits
+    with hooked(plain.modules, plain.family, plain.spec, handler.sites, handler):
+        return head(plain, hidden, tuples=base.tuples)
 
 
 def check_level(plain: "PlainModel", base: PlainRecording) -> None:
