@@ -46,6 +46,7 @@ def report(
     dry_run: DryRun = False,
 ) -> None:
     """The whole battery on one checkpoint: a page, figures, tables, a manifest."""
+    from interp.cache import Store
     from interp.models.load import load
     from interp.report import Report
 
@@ -56,7 +57,7 @@ def report(
     if dry_run:
         _say_cost(job.cost(lm), lm)
         return
-    page = job.write(lm, output, overwrite=overwrite)
+    page = job.write(lm, output, store=Store(), overwrite=overwrite)
     typer.echo(f"wrote {page}")
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["Report", "report"]
 
 
-def report(lm: "LM", output: str | Path, *, overwrite: bool = False, **options: Any) -> Path:
-    """Write the report card of a model into the folder `output`; options are the fields of `Report`. Returns the page's path."""
-    return Report(**options).write(lm, output, overwrite=overwrite)
+def report(lm: "LM", output: str | Path, *, store: Any = None, overwrite: bool = False, **options: Any) -> Path:
+    """Write the report card of a model into the folder `output`; options are the fields of `Report`. Returns the page's path.
+
+    With a `store` (`interp.Store()`), the text is captured there once and every section reads it from there.
+    """
+    return Report(**options).write(lm, output, store=store, overwrite=overwrite)

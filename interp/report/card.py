@@ -29,6 +29,10 @@ TITLES = {
 }  # fmt: skip
 
 
+READ = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post", "blocks.*.hook_attn_out", "blocks.*.hook_mlp_out")
+"""Sites that the sections on running text read."""
+
+
 @dataclass(frozen=True)
 class Report:
     """The whole battery on one checkpoint, written as a page with figures, tables and a manifest."""
@@ -85,9 +89,16 @@ class Report:
             total += analysis.cost(lm, given)
         return Cost(total.forwards, total.tokens, total.bytes)
 
-    def run(self, lm: "LM") -> list[Section]:
-        """Every section, in order, with its result, figure options and rows; one that its data refuses says so and is left out."""
+    def run(self, lm: "LM", store: Any = None) -> list[Section]:
+        """Every section, in order, with its result, figure options and rows; one that its data refuses says so and is left out.
+
+        With a store, the text is captured there once, at every site that a section reads, and they all read it from there.
+        """
         jobs, left = self.plan(lm)
+        if store is not None:
+            corpora = {id(given): given for _, given in jobs.values() if isinstance(given, Corpus)}
+            for given in corpora.values():
+                store.capture(lm, given, list(READ), quiet=True)
         sections = []
         for key, title in TITLES.items():
             if key not in jobs:
@@ -95,7 +106,7 @@ class Report:
                 continue
             analysis, given = jobs[key]
             try:
-                section = MAKERS[key](analysis(lm, given))
+                section = MAKERS[key](analysis(lm, given, store=store))
             except InterpError as refusal:
                 sections.append(Section(key, title, "", left_out=[f"Left out: {refusal}"]))
                 continue
@@ -103,12 +114,14 @@ class Report:
             sections.append(section)
         return sections
 
-    def write(self, lm: "LM", output: str | Path, *, overwrite: bool = False, command: str = "") -> Path:
+    def write(
+        self, lm: "LM", output: str | Path, *, store: Any = None, overwrite: bool = False, command: str = ""
+    ) -> Path:
         """Run everything and write the folder, whole or not at all. Returns the page's path."""
         from .writer import write
 
         self.check(output, overwrite=overwrite)
-        return write(self, lm, Path(output), command=command)
+        return write(self, lm, Path(output), store=store, command=command)
 
     def _prompts(self) -> Any:
         assert self.facts is not None

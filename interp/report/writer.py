@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from .card import Report
 
 
-def write(report: "Report", lm: "LM", output: Path, *, command: str = "") -> Path:
+def write(report: "Report", lm: "LM", output: Path, *, store: Any = None, command: str = "") -> Path:
     """Run the battery and write it; an existing report at `output` stays until the new one is whole."""
     fidelity = lm.fidelity()
-    sections = report.run(lm)
+    sections = report.run(lm, store)
     aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
     try:
         _fill(aside, report, lm, sections, fidelity, command or f"interp report {lm.spec.name} -o {output.name}")
