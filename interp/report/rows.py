@@ -54,4 +54,5 @@ def table(rows: Iterable[Row], common: dict[str, Any]) -> "pd.DataFrame":
     import pandas as pd
 
     names = [field.name for field in fields(Row)]
-    return pd.DataFrame([asdict(row) for row in rows], columns=names).assign(**common)
+    frame = pd.DataFrame([asdict(row) for row in rows], columns=names)
+    return frame.astype(dict.fromkeys(("layer", "head", "n"), "Int64")).assign(**common)
