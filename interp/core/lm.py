@@ -15,7 +15,7 @@ from .batch import Batch
 from .edit import Edit
 from .run import Run
 from .site import Site, SiteInfo
-from .spec import ModelSpec
+from .spec import ModelSpec, TensorInfo
 
 
 @dataclass(frozen=True)
@@ -136,3 +136,6 @@ class LM(Protocol):
 
     def fingerprint(self) -> str:
         """Content hash of every parameter (32 hex digits); any changed weight changes it."""
+
+    def tensors(self) -> list[TensorInfo]:
+        """Every parameter: name, shape, dtype and content hash."""

@@ -1,5 +1,6 @@
 """What a model is: the numbers and facts that every method may ask for."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,3 +70,20 @@ class ModelSpec:
         from dataclasses import asdict
 
         return asdict(self) | {"windows": list(self.windows)}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One parameter of a checkpoint, as it is loaded. Tied matrices are one parameter."""
+
+    name: str
+    """Its name in the plain transformers model."""
+    shape: tuple[int, ...]
+    dtype: str
+    digest: str
+    """Content hash, 32 hex digits: which tensors changed between two checkpoints."""
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)

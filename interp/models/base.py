@@ -28,7 +28,7 @@ from interp.core.errors import BadInput
 from interp.core.lm import Recording, Tokenizer
 from interp.core.run import Run, Tape
 from interp.core.site import Site, SiteInfo, expand, sites_of
-from interp.core.spec import ModelSpec
+from interp.core.spec import ModelSpec, TensorInfo
 
 from .families import family_of
 from .plain import PlainModel
@@ -170,6 +170,14 @@ class BaseLM:
             content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             content.update(_bytes(tensor))
         return content.hexdigest()
+
+    def tensors(self) -> list[TensorInfo]:
+        """Every parameter (and saved buffer) once: name, shape, dtype and content hash."""
+        parts = [*self.module.named_parameters(), *_saved_buffers(self.module)]
+        return [
+            TensorInfo(name, tuple(x.shape), str(x.dtype).removeprefix("torch."), xxhash.xxh3_128_hexdigest(_bytes(x)))
+            for name, x in parts
+        ]
 
     def fidelity(self, *, again: bool = False) -> Any:
         """Does this model agree with plain transformers? A result that prints as one line; measured once, or `again`."""

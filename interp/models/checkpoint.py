@@ -118,10 +118,11 @@ class Checkpoint:
         raise CheckpointError(f"{self.name}: the folder has no weights. Expected {shards.SINGLE} beside config.json.")
 
 
-def resolve(name_or_path: "str | os.PathLike[str]", revision: str | None = None) -> Checkpoint:
+def resolve(name_or_path: "str | os.PathLike[str]", revision: str | None = None, *, weights: bool = True) -> Checkpoint:
     """Find a checkpoint: an embedded name, an existing folder, or a hub name (`org/model`, `org/model@revision`).
 
-    Hub names are fetched into the hub's own cache (configuration, tokenizer, safetensors; nothing else).
+    Hub names are fetched into the hub's own cache (configuration, tokenizer, safetensors; nothing else; without `weights`, only the
+    configuration).
     """
     text = os.fspath(name_or_path)
     if not text.strip():
@@ -142,7 +143,7 @@ def resolve(name_or_path: "str | os.PathLike[str]", revision: str | None = None)
     name, _, tag = text.partition("@")
     if tag and revision and tag != revision:
         raise BadInput(f"{text!r} names revision {tag!r}, and `revision={revision!r}` another. Give one of them.")
-    return _from_hub(name, tag or revision)
+    return _from_hub(name, tag or revision, _WANTED if weights else ["config.json"])
 
 
 def _similar(path: Path) -> str:
@@ -164,13 +165,13 @@ def _embedded(name: str) -> Path:
     return folder
 
 
-def _from_hub(name: str, revision: str | None) -> Checkpoint:
+def _from_hub(name: str, revision: str | None, wanted: list[str]) -> Checkpoint:
     from huggingface_hub import errors, snapshot_download
 
     label = name + (f"@{revision}" if revision else "")
     local = f" There is no folder {name!r} here either."
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=_WANTED)
+        folder = snapshot_download(name, revision=revision, allow_patterns=wanted)
     except errors.HFValidationError:
         raise CheckpointError(f"{name!r} is neither a folder nor a model name (`model` or `org/model`).") from None
     except errors.GatedRepoError:
@@ -192,21 +193,31 @@ def _from_hub(name: str, revision: str | None) -> Checkpoint:
     return Checkpoint(name, Path(folder), revision)
 
 
+def load_config(checkpoint: Checkpoint) -> Any:
+    """The transformers configuration of a checkpoint. Raises `CheckpointError` or `UnsupportedArchitecture`."""
+    from transformers import AutoConfig
+
+    checkpoint.config()
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
+        family_of(config)
+    except InterpError:
+        raise
+    except Exception as error:  # every family validates in its own way
+        family_of(SimpleNamespace(**checkpoint.config()))  # type: ignore[arg-type]
+        raise CheckpointError(f"{checkpoint.name}: transformers refuses config.json ({_first_line(error)}).") from None
+    return config
+
+
 def load_module(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Any:
     """The plain transformers model of a checkpoint, in eval mode, every weight accounted for and finite.
 
     Raises `CheckpointError` for missing, surplus, misshapen or non-finite weights, which transformers lets pass.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
+    config = load_config(checkpoint)
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, **options)
-        family_of(config)
-    except InterpError:
-        raise
-    except Exception as error:  # every family validates in its own way
-        raise CheckpointError(f"{checkpoint.name}: transformers refuses config.json ({_first_line(error)}).") from None
     try:
         with _quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(

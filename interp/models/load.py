@@ -17,10 +17,10 @@ from typing import Any, Literal
 import torch
 
 from interp.core.errors import BadInput, listing, one_of
-from interp.core.spec import BYTES
+from interp.core.spec import BYTES, ModelSpec
 
 from .base import BaseLM
-from .checkpoint import Checkpoint, load_module, resolve, stored_dtype
+from .checkpoint import Checkpoint, load_config, load_module, resolve, stored_dtype
 from .families import family_of, spec_of
 from .tokenizer import HFTokenizer, load_tokenizer
 from .weights import fold_norms
@@ -106,6 +106,20 @@ def wrap(
     from .bridge import BridgeLM
 
     return BridgeLM(module, known, spec)
+
+
+def spec_of_checkpoint(name_or_path: "str | os.PathLike[str]", revision: str | None = None) -> ModelSpec:
+    """The shape and conventions of a checkpoint, from its config.json alone: no weights are read, none are fetched.
+
+    Raises `CheckpointError` or `UnsupportedArchitecture`, as `load` does.
+    """
+    from transformers import AutoModelForCausalLM
+
+    checkpoint = resolve(name_or_path, revision, weights=False)
+    config = load_config(checkpoint)
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32)
+    return spec_of(config, module, checkpoint.name, backend=BACKENDS[0], revision=checkpoint.revision)
 
 
 def devices() -> list[str]:
