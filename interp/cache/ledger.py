@@ -3,7 +3,7 @@
     store.ls()                            # one `Stored` a site: key, model, tokens, bytes, created, last used, complete
     store.verify(repair=True)             # reads every byte; drops damaged shards, so that a capture computes just those again
     store.gc(max_bytes=20_000_000_000)    # least recently used first, until the store fits
-    store.gc(older_than=30), store.gc(incomplete=True)
+    store.gc(older_than=30 * DAY), store.gc(incomplete=True)
 
 Nothing that somebody uses is removed: whoever reads or writes a site holds a shared lock on it, which the kernel drops with its process.
 """
@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.errors import CorruptShard, StoreError
-from .disk import TMP, Lock, aside, explain, read_json
+from .disk import TMP, Lock, aside, explain, human, read_json
 from .key import DTYPES
 from .layout import LOCK, MANIFEST, RUN, Entry, Group, groups, used_bytes
 from .shard import check
 
+DAY = 86400.0
+"""Seconds."""
 TMP_AGE = 3600.0
 """Seconds after which an unfinished file is nobody's."""
 
@@ -52,6 +54,15 @@ class Stored:
     """Why it cannot be listed properly, where that is so."""
     path: Path = field(default=Path(), repr=False)
 
+    def row(self) -> tuple[str, str, str, str, str, str, str]:
+        """As text, for a table: key, model, site, tokens, size, state, created."""
+        share = f"{self.rows / max(1, self.tokens):.0%} there"
+        state = "damaged" if self.damaged else "complete" if self.complete else share
+        state += ", in use" if self.in_use else ""
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.created))
+        site = f"{self.site} ({self.dtype})"
+        return self.key[:8], self.model, site, f"{self.tokens:,}", human(self.bytes), state, created
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -62,6 +73,9 @@ class Problem:
     path: Path
     what: str
     repaired: bool
+
+    def __str__(self) -> str:
+        return f"{self.key[:8]} · {self.site} · {self.what}" + (" Dropped." if self.repaired else "")
 
 
 def stored(root: Path) -> Iterator[Stored]:
@@ -165,14 +179,14 @@ def gc(
 ) -> list[Stored]:
     """Remove sites that nobody uses; returns them. Unfinished files older than an hour are always swept.
 
-    `older_than` days since last use; `incomplete` captures; then the least recently used until the store has at most `max_bytes`.
+    not used for `older_than` seconds; `incomplete` captures; then the least recently used until the store has at most `max_bytes`.
     """
     everything = [item for item in stored(root) if not item.in_use]
     now = time.time()
     doomed = [
         item
         for item in everything
-        if (incomplete and not item.complete) or (older_than is not None and now - item.last_used > 86400 * older_than)
+        if (incomplete and not item.complete) or (older_than is not None and now - item.last_used > older_than)
     ]
     if max_bytes is not None:
         left = used_bytes([root]) - sum(item.bytes for item in doomed)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import xxhash
 
@@ -18,10 +17,10 @@ from ..core.progress import Progress
 from ..core.site import KINDS, Site, expand, sites_of
 from .capture import Job, fill
 from .disk import Lock, explain, human, publish, write_json
-from .key import DTYPES, RunKey, dtype_name
+from .key import RunKey, dtype_name
 from .layout import LOCK, RUN, TOKENS, Entry, Group, Plan
 from .reader import Activations
-from .shard import Verify
+from .shard import Verify, file_bytes
 from .source import Source, check_edits
 
 WAIT_FOR_GC = 60.0
@@ -105,8 +104,7 @@ class Request:
 
     def preview(self) -> Preview:
         """What is there and what is not."""
-        job, size = self._job(), DTYPES[self.dtype][1].itemsize
-        width = {entry.site: int(np.prod(self.shapes[entry.site])) * size for entry in self.entries}
+        job = self._job()
         open_entries = [entry for entry in self.entries if not entry.sealed]
         lacking = {index: job.missing(index, open_entries) for index in range(len(job.plan))} if open_entries else {}
         mine = [index for index in job.shards() if lacking.get(index)]
@@ -119,12 +117,16 @@ class Request:
             model=self.lm.spec.name,
             sites=states,
             tokens=len(self.source.tokens),
-            bytes=sum(job.plan.rows(index) * sum(width[entry.site] for entry in lacking[index]) for index in mine),
-            total_bytes=len(self.source.tokens) * sum(width.values()),
+            bytes=sum(self._bytes(job.plan, index, lacking[index]) for index in mine),
+            total_bytes=sum(self._bytes(job.plan, index, self.entries) for index in range(len(job.plan))),
             forwards=sum(len(job.chunks(index)) for index in mine),
             forward_tokens=sum(job.plan.rows(index) for index in mine),
             key=self.key.digest,
         )
+
+    def _bytes(self, plan: Plan, index: int, entries: Sequence[Entry]) -> int:
+        rows = plan.rows(index)
+        return sum(file_bytes(rows, self.shapes[entry.site], self.dtype) for entry in entries)
 
     def hold(self) -> list[Lock]:
         """Keep `gc` from removing what is there, from here on."""

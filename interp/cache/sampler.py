@@ -8,7 +8,7 @@ Each epoch is a permutation of all rows: every row comes exactly once. Two ways 
     mixing="auto"     "rows" up to 4 GiB, "blocks" above: decided by the data alone, so the order is the same on every machine.
     mixing="none"     in order.
 
-Rows are fetched in slabs, ascending, so that a slab passes through the shards once, and handed out in their permuted order.
+Batches are gathered straight from the mapped shards ("rows", "none"), or from the window ("blocks").
 `state_dict()` is a handful of numbers; a resumed sampler continues with exactly the batch that would have come next.
 
     for x in acts["blocks.2.hook_resid_post"].batches(4096, seed=0): ...             # Tensor [4096, d_model]
@@ -37,7 +37,7 @@ Mixing = Literal["auto", "rows", "blocks", "none"]
 SMALL = 4 << 30
 """Bytes of all views together up to which "auto" permutes rows."""
 BLOCK_BYTES = 256 << 10
-WINDOW_BYTES = {"rows": 64 << 20, "none": 64 << 20, "blocks": 256 << 20}
+WINDOW_BYTES = 256 << 20
 
 
 class Batches:
@@ -64,8 +64,8 @@ class Batches:
     ) -> None:
         """See the class; `epochs=None` never ends, `where` is a bool mask [row] of the rows to draw from.
 
-        `dtype` and `device` are those of the batches (as stored, on the CPU). `prefetch` reads the next slab in the background, at
-        the price of a second slab in memory.
+        `dtype` and `device` are those of the batches (as stored, on the CPU). `prefetch` reads the next batch (or window) in the
+        background, at the price of a second one in memory.
         """
         one_of("mixing", mixing, ["auto", "rows", "blocks", "none"])
         self.single = isinstance(views, SiteActivations)
@@ -84,7 +84,7 @@ class Batches:
         if mixing == "auto":
             self.mixing = "rows" if self.rows * row_bytes <= SMALL else "blocks"
         self._block = max(1, BLOCK_BYTES // row_bytes)
-        self._slab = size * max(1, WINDOW_BYTES[self.mixing] // (size * row_bytes))
+        self._slab = size * (max(1, WINDOW_BYTES // (size * row_bytes)) if self.mixing == "blocks" else 1)
         self.epoch, self.row = 0, 0
         self._order: tuple[int, Any] = (-1, None)
 
@@ -119,11 +119,13 @@ class Batches:
                     following = self._after(*at)
                     if pool is not None and (self.epochs is None or following[0] < self.epochs):
                         ahead = (following, pool.submit(self._load, *following))
-                slab, place = loaded[1]
-                start = self.row - at[1] * self._slab
-                chosen = place[start : start + self.size]
+                batch, place = loaded[1]
+                if place is not None:
+                    start = self.row - at[1] * self._slab
+                    chosen = place[start : start + self.size]
+                    batch = {name: rows.index_select(0, chosen) for name, rows in batch.items()}
                 self._advance()
-                yield self._give({name: rows.index_select(0, chosen) for name, rows in slab.items()})
+                yield self._give(batch)
         finally:
             if pool is not None:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -136,12 +138,16 @@ class Batches:
     def _after(self, epoch: int, slab: int) -> tuple[int, int]:
         return (epoch, slab + 1) if (slab + 1) * self._slab < len(self) * self.size else (epoch + 1, 0)
 
-    def _load(self, epoch: int, slab: int) -> tuple[dict[Any, Tensor], Tensor]:
-        """Rows of a slab in ascending order, and where among them each row of the permuted order is."""
+    def _load(self, epoch: int, slab: int) -> tuple[dict[Any, Tensor], Tensor | None]:
+        """A batch; or the rows of a window in ascending order, and where among them each row of the permuted order is."""
         order = self._rows(epoch, slab * self._slab, min((slab + 1) * self._slab, self.rows))
-        ascending = np.sort(order)
-        place = torch.from_numpy(np.searchsorted(ascending, order))
-        numbers = torch.from_numpy(ascending if self._chosen is None else self._chosen[ascending])
+        place = None
+        if self.mixing == "blocks":
+            by = np.argsort(order)
+            place = torch.empty(len(order), dtype=torch.int64)
+            place[torch.from_numpy(by)] = torch.arange(len(order))
+            order = order[by]
+        numbers = torch.from_numpy(order if self._chosen is None else self._chosen[order])
         return {name: view.take(numbers) for name, view in self.views.items()}, place
 
     def _rows(self, epoch: int, start: int, stop: int) -> np.ndarray:

@@ -138,7 +138,7 @@ class Store:
         incomplete: bool = False,
         dry_run: bool = False,
     ) -> list[ledger.Stored]:
-        """Remove what nobody uses: not used for `older_than` days, `incomplete`, or least recently used until `max_bytes` are left.
+        """Remove what nobody uses: not used for `older_than` seconds, `incomplete`, or least recently used until `max_bytes` are left.
 
         Returns what was removed, or with `dry_run` what would be. Unfinished files older than an hour are always swept.
         """

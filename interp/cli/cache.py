@@ -68,5 +68,5 @@ def gc(
 
     limit = None if max_gb is None else int(max_gb * 1e9)
     age = None if older_than_days is None else older_than_days * 86400
-    freed = Store().gc(max_bytes=limit, older_than=age, incomplete=incomplete)
-    typer.echo(f"freed {freed / 1e6:,.1f} MB")
+    gone = Store().gc(max_bytes=limit, older_than=age, incomplete=incomplete)
+    typer.echo(f"removed {len(gone)} captures, {sum(item.bytes for item in gone) / 1e6:,.1f} MB")

@@ -135,7 +135,7 @@ def test_the_disk_fills_up_in_mid_write(store, monkeypatch):
 
     def write(fd, data):
         nonlocal written
-        if written > 30_000:
+        if written > 130_000:
             raise OSError(errno.ENOSPC, "No space left on device")
         data = data[:1000]  # a system call may also write less than it was given
         written += len(data)
@@ -156,14 +156,14 @@ def test_the_disk_fills_up_in_mid_write(store, monkeypatch):
 def test_a_disk_that_is_really_full(tmp_path):
     mount = tmp_path / "small"
     mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", mount], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True).returncode:
         pytest.skip("mounting a small tmpfs needs root")
     try:
         store = Store(mount / "store", shard_bytes=4 * 16 * 400, forward_tokens=64)
         with pytest.raises(StoreError, match=r"needs .* free. Nothing was computed"):
-            store.capture(FakeLM(), documents(900), [MIXED])
+            store.capture(FakeLM(), documents(1500), [MIXED])
         assert not store.root.exists()
-        (mount / "ballast").write_bytes(b"x" * 350_000)
+        (mount / "ballast").write_bytes(b"x" * 750_000)
         store._afford = lambda preview: None  # as if somebody else filled it meanwhile
         with pytest.raises(StoreError, match="disk is full"):
             store.capture(FakeLM(), documents(200), [MIXED])
@@ -176,11 +176,11 @@ def test_a_disk_that_is_really_full(tmp_path):
 
 def test_max_disk_is_enforced_before_anything_is_computed(tmp_path):
     lm, docs = FakeLM(), documents()
-    store = Store(tmp_path, max_disk=100_000, **SMALL)
-    store.capture(lm, docs, MIXED)  # 40 kB of rows
+    store = Store(tmp_path, max_disk=200_000, **SMALL)
+    store.capture(lm, docs, MIXED)
     before = lm.forwards, store.size()
     with pytest.raises(
-        StoreError, match=r"needs .*kB; the store may hold 100.0 kB .*--max-disk.* leaves.*interp cache gc"
+        StoreError, match=r"needs .*kB; the store may hold 200.0 kB .*--max-disk.* leaves.*interp cache gc"
     ):
         store.capture(lm, docs, [MIXED, NEURONS])
     assert (lm.forwards, store.size()) == before

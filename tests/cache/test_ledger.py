@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from interp.cache import Store
+from interp.cache import Store, ledger
 from interp.core.errors import StoreError
 
 from .fake import MIXED, NEURONS, FakeLM, documents
@@ -63,7 +63,7 @@ def test_using_it_counts_as_use(store):
     store.capture(FakeLM(1), documents(), MIXED)
     age(store, 30)
     store.capture(FakeLM(0), documents(), MIXED)
-    (gone,) = store.gc(older_than=10)
+    (gone,) = store.gc(older_than=10 * ledger.DAY)
     assert store.capture(FakeLM(0), documents(), MIXED).hit
     assert gone.last_used < time.time() - 86400 * 20
 
@@ -101,3 +101,13 @@ def test_find_by_key(store):
     assert {site.name for site in store.find(acts.group.path.name[:8]).sites} == {MIXED, NEURONS}
     with pytest.raises(StoreError, match="no capture"):
         store.find("zzz")
+
+
+def test_rows_for_a_table_are_text(store):
+    acts = store.capture(FakeLM(), documents(), MIXED)
+    (item,) = store.ls()
+    key, model, site, tokens, _, state, _ = item.row()
+    assert (key, model, state) == (acts.only.key[:8], "fake", "complete, in use")
+    assert site == f"{MIXED} (float32)" and tokens == f"{len(acts):,}"
+    store.capture(FakeLM(1), documents(), MIXED, shard=(0, 2))
+    assert any("there" in item.row()[5] for item in store.ls())

@@ -17,8 +17,8 @@ def acts(tmp_path_factory):
 
 @pytest.fixture(params=["rows", "blocks", "none"])
 def mixing(request, monkeypatch):
-    """Small slabs and blocks, so that many are needed."""
-    monkeypatch.setattr(sampler, "WINDOW_BYTES", {"rows": 20_000, "none": 20_000, "blocks": 30_000})
+    """Small windows and blocks, so that many are needed."""
+    monkeypatch.setattr(sampler, "WINDOW_BYTES", 30_000)
     monkeypatch.setattr(sampler, "BLOCK_BYTES", 1000)
     return request.param
 
@@ -47,7 +47,7 @@ def test_an_epoch_is_a_permutation(acts, mixing, prefetch):
 
 
 def test_it_is_near_uniform_in_blocks_too(acts, monkeypatch):
-    monkeypatch.setattr(sampler, "WINDOW_BYTES", {"rows": 1, "none": 1, "blocks": 40_000})
+    monkeypatch.setattr(sampler, "WINDOW_BYTES", 40_000)
     monkeypatch.setattr(sampler, "BLOCK_BYTES", 500)
     order, _ = rows_seen(acts, acts[MIXED].batches(64, seed=0, mixing="blocks"))
     thirds = torch.bucketize(torch.tensor(order[:600]), torch.tensor([len(acts) / 3, 2 * len(acts) / 3]))

@@ -118,10 +118,11 @@ def test_preview_says_the_bytes_and_touches_nothing(store):
     rows = sum(map(len, docs))
     preview = store.preview(lm, docs, [MIXED, NEURONS])
     assert not store.root.exists() and lm.forwards == 0
-    assert preview.bytes == preview.total_bytes == rows * (16 + 24) * 4
+    assert preview.bytes == preview.total_bytes > rows * (16 + 24) * 4
     assert preview.tokens == preview.forward_tokens == rows and not preview.hit
     store.capture(lm, docs, [MIXED, NEURONS])
     assert lm.forwards == preview.forwards
+    assert preview.bytes == sum(path.stat().st_size for path in store.root.rglob("0*.safetensors"))
     assert store.preview(lm, docs, [MIXED]).hit and store.preview(lm, docs, [MIXED]).bytes == 0
 
 
@@ -252,3 +253,20 @@ def test_open_never_computes(store):
 
 def test_root_comes_from_the_environment(private_cache):
     assert Store().root == private_cache
+
+
+@pytest.mark.parametrize("width", [16, 15, 1, 2305])
+def test_rows_of_any_width_map_side_by_side(tmp_path, width):
+    lm, docs = FakeLM(d_model=width, n_heads=1, d_head=width), documents(80, longest=60)
+    site = "blocks.0.hook_resid_pre"
+    acts = Store(tmp_path, shard_bytes=width * 4 * 300).capture(lm, docs, site, dtype="bfloat16")
+    truth = lm.params["embed"][torch.cat(docs)].to(torch.bfloat16)
+    order = torch.randperm(len(acts), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(acts.only.take(order), truth[order]) and torch.equal(acts.tensor(), truth)
+
+
+def test_rows_outlive_the_capture(store):
+    acts = store.capture(FakeLM(), documents(), MIXED)
+    view, truth = acts.rows(5, 20, copy=False), acts.rows(5, 20)
+    del acts
+    assert torch.equal(view, truth)
