@@ -49,7 +49,9 @@ def mask_function_of(implementation: str) -> Callable[..., Tensor | None]:
 def attending(root: nn.Module, function: Function, mask: Callable[..., Any]) -> Iterator[None]:
     """Inside the block the model attends by `function` and builds its masks by `mask`."""
     _register()
-    configs = {id(module.config): module.config for module in root.modules() if hasattr(module, "config")}
+    configs: dict[int, Any] = {
+        id(module.config): module.config for module in root.modules() if hasattr(module, "config")
+    }
     before = {key: config._attn_implementation for key, config in configs.items()}
     token = _ACTIVE.set((function, mask))
     try:

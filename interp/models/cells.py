@@ -52,8 +52,8 @@ class Change:
                 value = value[_index(rows)]
             behind = axis - rank
             if value.ndim >= -behind and value.shape[behind] == width:
-                index = [slice(None)] * value.ndim
-                index[behind] = places  # type: ignore[call-overload]
+                index: list[Any] = [slice(None)] * value.ndim
+                index[behind] = places
                 value = value[tuple(index)]
             return value
 

@@ -45,7 +45,8 @@ def packed_attention(lengths: Sequence[int], windows: Sequence[int | None], impl
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         own = function_of(module, implementation)
-        window = windows[module.layer_idx]  # type: ignore[index]
+        layer: Any = module.layer_idx
+        window = windows[layer]
         outs, start = [], 0
         for length, count in runs:
             if (length, window) not in masks:

@@ -105,7 +105,7 @@ def record(
         )
     expand([edit.site for edit in edits], plain.spec)
     tape = Tape(batch, expand(capture, plain.spec), edits)
-    cache = DynamicCache()  # without a configuration it keeps every key, also in layers with a sliding window
+    cache: Any = DynamicCache()  # without a configuration it keeps every key, also in layers with a sliding window
     states: list[Tensor] = []
     ends: list[Any] = []
     layers = [plain.layer(index) for index in range(plain.spec.n_layers)]

@@ -200,11 +200,11 @@ class Texts:
                 end = int(np.flatnonzero(weights)[-1])  # the end of text that opens the next document
                 pieces.append((ids[:end], np.concatenate([[WORD], weights[1:end]])))
         order = rng.permutation(len(pieces))
-        ids = np.concatenate([pieces[i][0] for i in order])
-        weights = np.concatenate([pieces[i][1] for i in order])
-        rows = len(ids) // N_CTX
+        tokens = np.concatenate([pieces[i][0] for i in order])
+        counts = np.concatenate([pieces[i][1] for i in order])
+        rows = len(tokens) // N_CTX
         shape = (rows, N_CTX)
-        return Batch(ids[: rows * N_CTX].reshape(shape), weights[: rows * N_CTX].reshape(shape).astype(np.float32))
+        return Batch(tokens[: rows * N_CTX].reshape(shape), counts[: rows * N_CTX].reshape(shape).astype(np.float32))
 
 
 def pad(documents: Sequence[tuple[Sequence[int], Sequence[float]]]) -> Batch:
