@@ -24,6 +24,10 @@ PAGE_STYLE = "<style>@page { margin: 0 } body { margin: 0 } img { display: block
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
+CONFIG = {"displaylogo": False, "displayModeBar": "hover", "toImageButtonOptions": {"format": "svg"}}
+"""Of plotly's own buttons: shown when the pointer is there; the camera saves a vector picture."""
+
+
 class NoBrowser(InterpError, RuntimeError):
     """Static export was asked for and no Chromium is there."""
 
@@ -87,8 +91,7 @@ def static(figure: go.Figure, kind: str = "svg", *, scale: float = 2.0) -> bytes
 
 def fragment(figure: go.Figure, div_id: str) -> str:
     """The figure as an HTML fragment for a page that already holds plotly.js."""
-    config = {"displaylogo": False, "responsive": True, "toImageButtonOptions": {"format": "svg"}}
-    return figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id, config=config)
+    return figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id, config=CONFIG | {"responsive": True})
 
 
 def plotly_js() -> str:
@@ -118,7 +121,7 @@ def _write_html(figure: go.Figure, partial: Path, path: Path) -> None:
         aside = script.with_name(".plotly.min.js.partial")
         aside.write_text(plotly_js(), encoding="utf-8")
         aside.replace(script)
-    page = figure.to_html(include_plotlyjs="directory", div_id=path.stem, config={"displaylogo": False})
+    page = figure.to_html(include_plotlyjs="directory", div_id=path.stem, config=CONFIG)
     partial.write_text(page, encoding="utf-8")
 
 

@@ -27,7 +27,16 @@ def plot(result: "LossResult", *, theme: Theme = "screen", venue: str = "neurips
     figure.add_trace(line(places, table["entropy"].values, name="entropy of the prediction", index=1))
     figure.update_xaxes(title_text="position in the document", type="log", dtick="D2" if places[-1] < 30 else 1)
     figure.update_yaxes(title_text="nats a token", rangemode="tozero")
-    figure.update_layout(legend={"x": 0.99, "xanchor": "right", "y": 0.99, "yanchor": "top"})
+    figure.update_layout(legend={"orientation": "h", "x": 1.0, "xanchor": "right", "y": 1.0, "yanchor": "bottom"})
     title = f"Loss by position ({result.data.sizes['document']} documents)"
-    dress(figure, result, theme=theme, title=title, venue=venue, aspect=0.42, height=380)
+    dress(
+        figure,
+        result,
+        theme=theme,
+        title=title,
+        venue=venue,
+        aspect=0.42,
+        height=380,
+        margin={"t": 74} if theme == "screen" else {"t": 20},
+    )
     return check_budget(figure)

@@ -1,9 +1,12 @@
 """The battery: which analyses run on a checkpoint, on what data, and what is left out because the data is not there.
 
 Nothing is computed here but the choice of data. With no facts and no text of the user's own, prompts are generated for the model's own
-tokenizer (repeated random tokens, neutral text), and the sections that need facts are left out by name.
+tokenizer (repeated random tokens, neutral text), and the rows that need facts are left out by name. What the user brought and cannot be
+used is refused before anything is computed; a section that this model cannot have (a context too short for repeats, say) is left out with
+its reason.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +16,28 @@ from interp import data
 from interp.analyses.heads import HeadScores
 from interp.analyses.lens import LogitLens
 from interp.analyses.loss import LossByPosition
+from interp.analyses.shares import WriteShares
 from interp.analyses.tracing import CausalTrace
 from interp.analyses.weight_stats import WeightStats
 from interp.core.analysis import Analysis, Cost
 from interp.core.errors import ArtifactError, BadInput, InterpError
 from interp.data import Corpus, Prompt
 
-from .sections import MAKERS, Section
+from .sections import MAKERS, TRACING_ROWS, Section
 
 if TYPE_CHECKING:
     from interp.core.lm import LM
 
 TITLES = {
-    "weights": "Weights", "loss": "Loss by position", "lens": "Logit lens", "heads": "Heads", "tracing": "Causal tracing",
+    "weights": "Weights", "loss": "Loss by position", "lens": "Logit lens", "shares": "Write shares", "heads": "Heads",
+    "tracing": "Causal tracing",
 }  # fmt: skip
-
-
 READ = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post", "blocks.*.hook_attn_out", "blocks.*.hook_mlp_out")
 """Sites that the sections on running text read."""
+NEUTRAL = (
+    "No text was given, so built-in neutral sentences are read: compare these numbers between checkpoints of one run, "
+    "not between families."
+)
 
 
 @dataclass(frozen=True)
@@ -46,41 +53,61 @@ class Report:
     static: bool = True
     """Also export SVG and PDF where a Chromium is found."""
     max_facts: int = 60
-    """Facts that are traced, at most."""
-    max_tokens: int = 20_000
+    """Facts that are traced, at most: the first of those given."""
+    max_tokens: int = 12_000
     """Tokens of running text that are read, at most."""
 
+    def __post_init__(self) -> None:
+        if self.max_facts < 1 or self.max_tokens < 2:
+            raise BadInput(
+                f"`max_facts` must be at least 1 and `max_tokens` at least 2; not {self.max_facts} and {self.max_tokens}."
+            )
+
     def check(self, output: str | Path, *, overwrite: bool = False) -> None:
-        """Refuse what would fail later: files that are not there, an output folder that exists."""
+        """Refuse what would fail later: files that are not there, an output folder that exists or cannot be written."""
         for name, source in (("facts", self.facts), ("text", self.text)):
             if isinstance(source, str | Path) and not Path(source).exists():
                 raise BadInput(f"--{name} {str(source)!r} does not exist. Give a path that does, or leave it out.")
         output = Path(output)
-        if output.exists() and not overwrite:
-            raise ArtifactError(f"{str(output)!r} exists. Give another output folder, or --overwrite to replace it.")
-        if overwrite and output.exists() and not (output / "card.jsonl").is_file():
+        shown, parent = repr(str(output)), output.absolute().parent
+        if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+            if not overwrite:
+                raise ArtifactError(f"{shown} exists. Give another output folder, or --overwrite to replace it.")
+            if not (output / "card.jsonl").is_file():
+                raise ArtifactError(
+                    f"{shown} exists and is not a report, so it is not replaced. Give another output folder."
+                )
+        if not parent.is_dir():
+            raise ArtifactError(f"the folder that {shown} should lie in does not exist. Make it first.")
+        if not os.access(parent, os.W_OK):
             raise ArtifactError(
-                f"{str(output)!r} exists and is not a report, so it is not replaced. Give another output folder."
+                f"the folder that {shown} should lie in cannot be written to. Give another output folder."
             )
-        if not output.absolute().parent.is_dir():
-            raise ArtifactError(f"the folder that {str(output)!r} should lie in does not exist. Make it first.")
 
     def plan(self, lm: "LM") -> tuple[dict[str, tuple[Analysis[Any], Any]], dict[str, str]]:
-        """(section -> analysis and its data, section -> why it is left out)."""
-        corpus, note = self._corpus(lm)
+        """(section -> analysis and its data, section -> what is to be said of it). Refuses facts and text that cannot be used."""
+        corpus = self._corpus(lm)
         jobs: dict[str, tuple[Analysis[Any], Any]] = {
             "weights": (WeightStats(seed=self.seed), None),
             "loss": (LossByPosition(), corpus),
             "lens": (LogitLens(), corpus),
+            "shares": (WriteShares(), corpus),
             "heads": (HeadScores(seed=self.seed), None),
         }
-        left: dict[str, str] = {} if note is None else {"loss": note, "lens": note}
+        same = "Read on the same built-in sentences."
+        notes = {"loss": NEUTRAL, "lens": same, "shares": same} if self.text is None else {}
         if self.facts is None:
-            left["tracing"] = "No facts were given: give `--facts FILE` to trace where the model keeps them."
+            notes["tracing"] = (
+                f"No facts were given, so these rows are left out: {TRACING_ROWS}. `--facts FILE` adds them."
+            )
         else:
             window = max(1, round(lm.spec.n_layers / 5))
             jobs["tracing"] = (CausalTrace(window=window, seed=self.seed, answers="first"), self._prompts())
-        return jobs, left
+        brought = {"tracing": self.facts, "loss": self.text, "lens": self.text, "shares": self.text}
+        for key, source in brought.items():
+            if source is not None:
+                jobs[key][0].check(lm, jobs[key][1])
+        return jobs, notes
 
     def cost(self, lm: "LM") -> Cost:
         """What the battery would take."""
@@ -90,29 +117,14 @@ class Report:
         return Cost(total.forwards, total.tokens, total.bytes)
 
     def run(self, lm: "LM", store: Any = None) -> list[Section]:
-        """Every section, in order, with its result, figure options and rows; one that its data refuses says so and is left out.
+        """Every section, in order, with its result, figure options and rows.
 
         With a store, the text is captured there once, at every site that a section reads, and they all read it from there.
         """
-        jobs, left = self.plan(lm)
+        jobs, notes = self.plan(lm)
         if store is not None:
-            corpora = {id(given): given for _, given in jobs.values() if isinstance(given, Corpus)}
-            for given in corpora.values():
-                store.capture(lm, given, list(READ), quiet=True)
-        sections = []
-        for key, title in TITLES.items():
-            if key not in jobs:
-                sections.append(Section(key, title, "", left_out=[left[key]]))
-                continue
-            analysis, given = jobs[key]
-            try:
-                section = MAKERS[key](analysis(lm, given, store=store))
-            except InterpError as refusal:
-                sections.append(Section(key, title, "", left_out=[f"Left out: {refusal}"]))
-                continue
-            section.left_out += [left[key]] if key in left else []
-            sections.append(section)
-        return sections
+            store.capture(lm, jobs["loss"][1], list(READ))
+        return [self._section(lm, key, jobs.get(key), notes.get(key), store) for key in TITLES]
 
     def write(
         self, lm: "LM", output: str | Path, *, store: Any = None, overwrite: bool = False, command: str = ""
@@ -123,19 +135,25 @@ class Report:
         self.check(output, overwrite=overwrite)
         return write(self, lm, Path(output), store=store, command=command)
 
-    def _prompts(self) -> Any:
-        assert self.facts is not None
-        prompts = data.facts(self.facts) if isinstance(self.facts, str | Path) else list(self.facts)
-        return list(prompts)[: self.max_facts]
+    def _section(self, lm: "LM", key: str, job: Any, note: str | None, store: Any) -> Section:
+        said = [note] if note else []
+        if job is None:
+            return Section(key, TITLES[key], "", left_out=said)
+        analysis, given = job
+        try:
+            section = MAKERS[key](analysis(lm, given, store=store))
+        except InterpError as refusal:
+            return Section(key, TITLES[key], "", left_out=[f"Left out: {refusal}"])
+        section.left_out += said
+        return section
 
-    def _corpus(self, lm: "LM") -> tuple[Corpus, str | None]:
+    def _prompts(self) -> list[Prompt]:
+        assert self.facts is not None
+        given = data.facts(self.facts, limit=self.max_facts) if isinstance(self.facts, str | Path) else list(self.facts)
+        return list(given)[: self.max_facts]
+
+    def _corpus(self, lm: "LM") -> Corpus:
         if isinstance(self.text, Corpus):
-            return self.text, None
+            return self.text
         source: Any = data.neutral_text() if self.text is None else self.text
-        note = (
-            "No text was given, so built-in neutral sentences are read: compare these numbers between checkpoints of one run only."
-            if self.text is None
-            else None
-        )
-        corpus = data.corpus(source, lm.tokenizer, n_ctx=lm.spec.n_ctx, limit_tokens=self.max_tokens)
-        return corpus, note
+        return data.corpus(source, lm.tokenizer, n_ctx=lm.spec.n_ctx, limit_tokens=self.max_tokens)

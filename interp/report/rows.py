@@ -1,7 +1,7 @@
 """The card's numbers: one row a number, the same columns for every measure, so that two checkpoints can be joined and compared.
 
 Rows come from the results' own means and intervals; nothing is computed here. `chance` is what the measure gives where the mechanism is
-absent. Cards of different `probe` (the hash of the data that was measured on) must not be compared.
+absent. Cards of different `probe` (the hash of the data that was measured on) must not be compared. Join on (metric, site, layer, head).
 """
 
 from collections.abc import Iterable
@@ -25,15 +25,25 @@ class Row:
     layer: int | None = None
     head: int | None = None
     ci_lo: float | None = None
+    """Ends of the 95 % interval."""
     ci_hi: float | None = None
     n: int | None = None
+    """Examples that were averaged."""
     chance: float | None = None
+    tier: int = 1
+    """0 the weights alone, 1 one pass over text, 2 interventions."""
     analysis: str = ""
     result: str = ""
     """Hash of the result that the number was read off."""
     probe: str = ""
     """Hash of the data that it was measured on."""
     seconds: float | None = None
+    """Time of the whole analysis."""
+
+
+def cell(metric: str, at: Any, unit: str = "", **more: Any) -> Row:
+    """A row from one cell of a table with mean, ci_lo and ci_hi."""
+    return Row(metric, float(at["mean"]), unit, ci_lo=float(at["ci_lo"]), ci_hi=float(at["ci_hi"]), **more)
 
 
 def stamp(rows: Iterable[Row], result: "Result") -> list[Row]:
@@ -55,4 +65,7 @@ def table(rows: Iterable[Row], common: dict[str, Any]) -> "pd.DataFrame":
 
     names = [field.name for field in fields(Row)]
     frame = pd.DataFrame([asdict(row) for row in rows], columns=names)
-    return frame.astype(dict.fromkeys(("layer", "head", "n"), "Int64")).assign(**common)
+    kinds = dict.fromkeys(("layer", "head", "n", "tier"), "Int64") | dict.fromkeys(
+        ("ci_lo", "ci_hi", "chance"), "Float64"
+    )
+    return frame.astype(kinds).assign(**common)

@@ -3,13 +3,15 @@
 A section reads numbers off a result's own methods; it computes nothing.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from interp.core.analysis import Result
 
-from .rows import Row
+from .rows import Row, cell
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,13 @@ class Section:
     result: Result | None = None
     table: Table | None = None
     left_out: list[str] = field(default_factory=list)
+    """What is not there, or must not be read into it, and why."""
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name -> options of the result's `plot`."""
     rows: list[Row] = field(default_factory=list)
 
 
-UNITS = {"frobenius": "norm", "spectral": "norm", "stable_rank": "rank", "effective_rank": "rank"}
+WEIGHT_UNITS = {"frobenius": "norm", "spectral": "norm", "stable_rank": "rank", "effective_rank": "rank"}
 
 
 def weights(result: Any) -> Section:
@@ -44,45 +47,44 @@ def weights(result: Any) -> Section:
     null = {str(matrix): float(data["null"].sel(matrix=matrix)) for matrix in data["matrix"].values}
     rows = [
         Row(
-            metric, float(data[metric].sel(matrix=matrix, layer=layer)), unit, site=matrix, layer=int(layer),
+            metric, float(data[metric].sel(matrix=matrix, layer=layer)), unit, site=matrix, layer=int(layer), tier=0,
             chance=null[matrix] if metric == "effective_rank" else None,
         )
-        for metric, unit in UNITS.items()
+        for metric, unit in WEIGHT_UNITS.items()
         for matrix in null
         for layer in data["layer"].values
     ]  # fmt: skip
     rows += [
-        Row(metric, float(data[f"table_{metric}"].sel(table=name)), unit, site=str(name))
-        for metric, unit in UNITS.items()
+        Row(metric, float(data[f"table_{metric}"].sel(table=name)), unit, site=str(name), tier=0)
+        for metric, unit in WEIGHT_UNITS.items()
         for name in data["table"].values
     ]
+    norms = data["row_norm"]
+    rows += [
+        Row("row norm, max / median", float(norms.sel(table=name).max() / norms.sel(table=name).median()), site=str(name), tier=0)
+        for name in data["table"].values
+    ]  # fmt: skip
     question = (
-        "Is a matrix degenerate, is its rank used, does a layer or a token stand out? Read off the parameters alone."
+        "Is a matrix degenerate, is its rank used, does a layer stand out? Read off the parameters alone; effective rank is drawn as a "
+        "share of what a random matrix of the same shape has."
     )
     return Section("weights", "Weights", question, result, figures={"weights": {}}, rows=rows)
 
 
 def loss(result: Any) -> Section:
-    """Loss, perplexity, gain from context."""
+    """Loss, perplexity, first guesses, loss at positions 1, 2, 4, ..., gain from context."""
     mean, perplexity = result.mean(), result.perplexity()
+    count = int(mean["n"])
     rows = [
-        Row("nll", mean["nll"], "nats/token", ci_lo=mean["ci_lo"], ci_hi=mean["ci_hi"], n=int(mean["n"])),
-        Row(
-            "perplexity", perplexity["nll"], "", ci_lo=perplexity["ci_lo"], ci_hi=perplexity["ci_hi"], n=int(mean["n"])
-        ),
+        Row("nll", mean["nll"], "nats/token", ci_lo=mean["ci_lo"], ci_hi=mean["ci_hi"], n=count),
+        Row("perplexity", perplexity["nll"], "", ci_lo=perplexity["ci_lo"], ci_hi=perplexity["ci_hi"], n=count),
+        Row("entropy of the prediction", float(np.nanmean(result.data["entropy"].values)), "nats/token", n=count),
+        Row("first guess right", float(np.nanmean(result.data["top1"].values)), "share", n=count),
     ]
     table = result.by_position()
+    doubling = [pos for pos in table["pos"].values.tolist() if pos & (pos - 1) == 0]
     rows += [
-        Row(
-            f"nll at position {pos}",
-            float(at["mean"]),
-            "nats",
-            ci_lo=float(at["ci_lo"]),
-            ci_hi=float(at["ci_hi"]),
-            n=int(at["n"]),
-        )
-        for pos in table["pos"].values
-        for at in [table.sel(pos=pos)]
+        cell(f"nll at position {pos}", table.sel(pos=pos), "nats", n=int(table["n"].sel(pos=pos))) for pos in doubling
     ]
     if int(table["pos"].max()) > 10:
         gain = result.gain()
@@ -90,7 +92,7 @@ def loss(result: Any) -> Section:
         rows.append(
             Row(name, gain["gain"], "nats", ci_lo=gain["ci_lo"], ci_hi=gain["ci_hi"], n=int(gain["n"]), chance=0.0)
         )
-    question = "How well does it predict running text, and does more context help?"
+    question = "How well does it predict running text, and does more context help? Where loss and entropy part, it is not calibrated."
     return Section("loss", "Loss by position", question, result, figures={"loss": {}}, rows=rows)
 
 
@@ -99,18 +101,37 @@ def lens(result: Any) -> Section:
     table, count = result.by_depth(), int(result.data["tokens"].sum())
     units = {"nll": "nats", "kl": "nats", "agree": "share"}
     rows = [
-        Row(f"lens {measure}", float(at["mean"]), units[str(measure)], layer=int(depth) - 1, ci_lo=float(at["ci_lo"]),
-            ci_hi=float(at["ci_hi"]), n=count)
+        cell(f"lens {measure}", table.sel(measure=measure, depth=depth), units[str(measure)], layer=int(depth) - 1, n=count)
         for measure in table["measure"].values
         for depth in table["depth"].values
-        for at in [table.sel(measure=measure, depth=depth)]
     ]  # fmt: skip
     rows.append(Row("lens half depth", float(result.half_depth()), "depth", n=count))
     rows.append(Row("lens KL area", result.kl_area(), "nats", n=count))
     question = (
-        "If the residual stream were read out after each block as if it were the last: when is the prediction made?"
+        "If the residual stream were read out after each layer as if it were the last: when is the prediction made? Depth 0 is the "
+        "embedding. High KL in early layers says that the lens does not fit there, not that nothing is known."
     )
     return Section("lens", "Logit lens", question, result, figures={"lens": {}}, rows=rows)
+
+
+def shares(result: Any) -> Section:
+    """What each sublayer writes."""
+    table, norm = result.by_layer(), result.data["norm"].mean("document")
+    count = int(result.data["tokens"].sum())
+    rows = [
+        cell("write share", table.sel(part=part, layer=layer), "share", site=f"{part}_out", layer=int(layer), n=count)
+        for part in table["part"].values
+        for layer in table["layer"].values
+    ]
+    rows += [
+        Row("stream norm", float(norm.sel(layer=layer)), "norm", site="resid_post", layer=int(layer), n=count)
+        for layer in norm["layer"].values
+    ]
+    question = "How much of the residual stream does each sublayer write, and how does the stream grow?"
+    return Section("shares", "Write shares", question, result, figures={"shares": {}}, rows=rows)
+
+
+HEAD_SCORES = ("induction", "previous", "duplicate", "sink")
 
 
 def heads(result: Any) -> Section:
@@ -120,8 +141,8 @@ def heads(result: Any) -> Section:
     rows = [Row("copy ratio", ratio["ratio"], "", ci_lo=ratio["ci_lo"], ci_hi=ratio["ci_hi"], n=count, chance=1.0)]
     rows.append(Row("period gap", ratio["period_gap"], "", n=count))
     rows += [
-        Row(str(metric), float(at["mean"]), "nats" if metric == "entropy" else "attention", layer=int(layer), head=int(head),
-            ci_lo=float(at["ci_lo"]), ci_hi=float(at["ci_hi"]), n=count, chance=float(at["chance"]))
+        cell(str(metric), at, "nats" if metric == "entropy" else "attention", layer=int(layer), head=int(head), n=count,
+             chance=_known(at["chance"]))
         for metric in table["metric"].values
         for layer in table["layer"].values
         for head in table["head"].values
@@ -129,51 +150,49 @@ def heads(result: Any) -> Section:
     ]  # fmt: skip
     copying = result.data["copying"]
     rows += [
-        Row("copying eigenvalues", float(copying.sel(layer=layer, head=head)), "", layer=int(layer), head=int(head))
+        Row("copying eigenvalues", float(copying.sel(layer=layer, head=head)), layer=int(layer), head=int(head), tier=0)
         for layer in copying["layer"].values
         for head in copying["head"].values
     ]
-    best = [(metric, result.top(metric, 3)) for metric in ("induction", "previous", "duplicate", "sink")]
-    listed = tuple(
-        (
-            metric,
-            " · ".join(f"{int(r.layer)}.{int(r['head'])} ({r.score:.2f})" for _, r in found.iterrows()),
-            f"{found.chance.iloc[0]:.2f}",
-        )
-        for metric, found in best
+    shown = Table(
+        ("score", "highest heads", "chance", "heads above chance"),
+        tuple(_best(result, table, metric) for metric in HEAD_SCORES),
     )
-    shown = Table(("score", "highest heads", "chance"), listed)
     question = (
         "On random tokens said twice: which heads look at the previous token, at the duplicate, at what followed it; and does the "
-        "model copy at all? A score without the ability, or the ability without the score, are both common: read them together."
+        "model copy at all (copy ratio 0) or not (1)? A score without the ability, or the ability without the score, are both common: "
+        "read them together."
     )
     return Section("heads", "Heads", question, result, shown, figures={"heads": {}}, rows=rows)
+
+
+def _best(result: Any, table: Any, metric: str) -> tuple[str, ...]:
+    found, part = result.top(metric, 3), table.sel(metric=metric)
+    highest = " · ".join(f"{int(row.layer)}.{int(row['head'])} ({row.score:.2f})" for _, row in found.iterrows())
+    chance = float(part["chance"])
+    above = int((part["ci_lo"] > chance).sum())
+    return metric, highest, f"{chance:.2g}", f"{above} of {part['mean'].size}"
+
+
+TRACING_ROWS = "facts known, clean and corrupted probability, total effect, effect restored by token role and layer"
 
 
 def tracing(result: Any) -> Section:
     """Causal tracing by token role."""
     known = result.n_known > 0
-    rows = []
+    asked = result.data.sizes["prompt"]
+    rows = [Row("facts known", result.n_known / asked, "share", n=asked, tier=2)]
     for metric, unit in (("prob", "probability"), ("logit_diff", "logits")):
         total = result.total_effect(metric, known=known)
         count = int(total["n"])
-        rows.append(Row(f"clean {metric}", total["clean"], unit, n=count))
-        rows.append(Row(f"corrupted {metric}", total["corrupted"], unit, n=count))
-        rows.append(
-            Row(
-                f"total effect {metric}",
-                total["effect"],
-                unit,
-                ci_lo=total["ci_lo"],
-                ci_hi=total["ci_hi"],
-                n=count,
-                chance=0.0,
-            )
-        )
+        rows += [
+            Row(f"clean {metric}", total["clean"], unit, n=count, tier=2),
+            Row(f"corrupted {metric}", total["corrupted"], unit, n=count, tier=2),
+            Row(f"total effect {metric}", total["effect"], unit, ci_lo=total["ci_lo"], ci_hi=total["ci_hi"], n=count, chance=0.0, tier=2),
+        ]  # fmt: skip
         table = result.by_role(metric, known=known)
         rows += [
-            Row(f"restored effect {metric}: {role}", float(at["mean"]), unit, site=str(kind), layer=int(layer), ci_lo=float(at["ci_lo"]),
-                ci_hi=float(at["ci_hi"]), n=int(at["n"]), chance=0.0)
+            cell(f"restored {metric}, {role}", at, unit, site=str(kind), layer=int(layer), n=int(at["n"]), chance=0.0, tier=2)
             for role in table["role"].values
             for kind in table["kind"].values
             for layer in table["layer"].values
@@ -181,46 +200,33 @@ def tracing(result: Any) -> Section:
         ]  # fmt: skip
     peak = result.peak(known=known)
     listed = tuple(_peak(str(kind), peak.sel(kind=kind)) for kind in peak["kind"].values)
-    shown = Table(("kind", "strongest at", "layer", "effect, probability", "95 % interval"), listed)
-    averaged = "these are averaged" if known else "all are averaged"
+    shown = Table(("restored", "strongest at", "layer", "effect on P(answer)", "95 % interval"), listed)
+    averaged = "those are averaged" if known else "so all are averaged, and effects say little"
     question = (
         "The subject of a fact is corrupted by noise; which states, put back one at a time, bring the answer back? "
-        f"The model knows {result.n_known} of {result.data.sizes['prompt']} facts; {averaged}."
+        f"The model knows {result.n_known} of {asked} facts (its first guess is the answer); {averaged}."
     )
     pictures: dict[str, dict[str, Any]] = {"tracing": {}, "tracing-lines": {"by": "line", "metric": "logit_diff"}}
+    if known:
+        pictures["tracing-example"] = {"by": "token", "prompt": int(np.argmax(result.data["known"].values))}
     return Section("tracing", "Causal tracing", question, result, shown, figures=pictures, rows=rows)
 
 
 def _peak(kind: str, at: Any) -> tuple[str, ...]:
-    interval = f"{float(at['ci_lo']):.3f} … {float(at['ci_hi']):.3f}"
-    return kind, str(at["role"].item()), str(int(at["layer"])), f"{float(at['effect']):.3f}", interval
+    names = {"hidden": "state", "mlp": "MLP outputs", "attn": "attention outputs"}
+    interval = f"{float(at['ci_lo']):.3f} … {float(at['ci_hi']):.3f}" if np.isfinite(float(at["ci_lo"])) else "–"
+    return names.get(kind, kind), str(at["role"].item()), str(int(at["layer"])), f"{float(at['effect']):.3f}", interval
+
+
+def _known(value: Any) -> float | None:
+    return float(value) if np.isfinite(float(value)) else None
 
 
 MAKERS: dict[str, Callable[[Any], Section]] = {
     "weights": weights,
     "loss": loss,
     "lens": lens,
+    "shares": shares,
     "heads": heads,
     "tracing": tracing,
 }
-
-
-def gauges(sections: Iterable[Section]) -> list[dict[str, str]]:
-    """The numbers on top of the page: one or two a section."""
-    wanted = {
-        "loss": ("nll",), "lens": ("lens half depth",), "heads": ("copy ratio",), "tracing": ("clean prob", "total effect prob"),
-    }  # fmt: skip
-    found = []
-    for section in sections:
-        for row in section.rows:
-            if row.metric in wanted.get(section.key, ()) and row.layer is None:
-                interval = f"{row.ci_lo:.3g} … {row.ci_hi:.3g}" if row.ci_lo is not None else ""
-                parts = [row.unit, interval, f"n = {row.n:,}" if row.n else ""]
-                found.append(
-                    {
-                        "name": row.metric,
-                        "value": f"{row.value:.3g}",
-                        "note": " · ".join(part for part in parts if part),
-                    }
-                )
-    return found
