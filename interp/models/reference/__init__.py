@@ -4,6 +4,7 @@
     reference.names()                              # ['atlas', 'atlas-tuned']: small trained models whose world is known
     lm = reference.load("atlas")                   # the same as interp.load("atlas")
     reference.facts("atlas", 100)                  # prompts about what it knows, in wordings it has not seen with that subject
+    reference.text("atlas")                        # prose of its world
     lm = reference.as_lm(reference.induction())    # hand-wired: the mechanism is known, see `reference.planted`
 
 `atlas` has really learned facts, lists, indirect objects and induction, from text that this project generates; `atlas-tuned` is
@@ -42,7 +43,7 @@ _PLANTED = (
 )  # fmt: skip
 _CHECKPOINTS = ("atlas", "atlas-tuned")
 
-__all__ = ["as_lm", "facts", "load", "names", "path", *_PLANTED]
+__all__ = ["as_lm", "facts", "load", "names", "path", "text", *_PLANTED]
 
 
 def names() -> list[str]:
@@ -89,6 +90,14 @@ def facts(name: str = "atlas", n: int | None = None) -> "Facts":
     order = numpy_generator(0, "reference facts").permutation(len(rows))[:n]
     named = [{"id": "{relation}-{entity}-{template}".format_map(rows[row]), **rows[row]} for row in order]
     return data.facts(named)
+
+
+def text(name: str = "atlas", n: int = 120) -> list[str]:
+    """Running prose of the reference world, as the checkpoint was trained on but drawn anew: `n` short texts."""
+    from interp.data.world import World
+
+    path(name)
+    return World.generate().prose(n, tuned=name == "atlas-tuned", name="reference text")
 
 
 def as_lm(planted: "Planted", **options: Any) -> "BaseLM":
