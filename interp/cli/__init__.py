@@ -7,7 +7,11 @@
 A refusal is one readable message and exit code 2; its traceback appears with `--debug`. Help needs neither torch nor a backend.
 """
 
+import re
 import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -19,36 +23,91 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models.add_to(app)
 runs.add_to(app)
+models.add_to(app)
 app.add_typer(cache.app, name="cache")
 app.add_typer(models.reference, name="reference")
 
 
-def main() -> None:
-    """Run the command line; the entry point of the console script `interp`."""
-    arguments = [word for word in sys.argv[1:] if word != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from interp import __version__
+
+        typer.echo(f"interp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", is_eager=True, callback=_say_version)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings. Allowed anywhere.")] = False,
+) -> None:
+    """Take the options of every verb. (`main` has acted on `--debug` before this is reached.)"""
+    del version, debug
+
+
+_SPELT = re.compile(r"`?\b(answers|backend|device|dtype|corruption|skip_bad)=(?:'(\w+)'|True)`?")
+"""Advice that messages give in Python, to be given as options here."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; the entry point of the console script `interp`. Leaves by `SystemExit`, with code 2 for a refusal."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = [word for word in given if word != "--debug"]
+    debug = len(words) < len(given)
     try:
-        app(args=arguments, prog_name="interp")
+        with warnings.catch_warnings():
+            if not debug:
+                _soften_warnings()
+            app(args=words, prog_name="interp")
     except KeyboardInterrupt:
-        _complain("interrupted")
+        _complain("interrupted; nothing half written was left behind.")
         raise SystemExit(130) from None
     except Exception as error:
-        from interp.core.errors import InterpError
-
-        if debug or not isinstance(error, InterpError):
+        message = None if debug else refusal(error)
+        if message is None:
             raise
-        _complain(str(error))
+        _complain(message)
         raise SystemExit(2) from None
 
 
+def refusal(error: Exception) -> str | None:
+    """What to tell the user; None for a bug of ours, which keeps its traceback."""
+    from interp.core.errors import InterpError
+
+    if isinstance(error, InterpError):
+        return _SPELT.sub(
+            lambda match: f"--{match[1].replace('_', '-')}" + (f" {match[2]}" if match[2] else ""), str(error)
+        )
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        where = f": {str(error.filename)!r}" if error.filename else ""
+        return f"{error.strerror}{where}. Check the path, its permissions and the space on its disk."
+    return None
+
+
+def _soften_warnings() -> None:
+    """Warnings for people as one line each; those for programmers not at all."""
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("default", category=UserWarning, module=r"interp(\.|$)")
+
+    def show(message: Any, *_: Any, **__: Any) -> None:
+        _say("note: ", "yellow", str(message))
+
+    warnings.showwarning = show
+
+
 def _complain(message: str) -> None:
+    _say("interp: ", "bold red", message)
+
+
+def _say(head: str, style: str, message: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    Console(stderr=True, soft_wrap=True).print(
-        Text("interp: ", style="bold red").append(Text(message, style="default"))
-    )
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(Text(head, style=style).append(Text(message, style="default")))

@@ -163,8 +163,10 @@ def expand(names: "str | Site | Sequence[str | Site]", spec: ModelSpec) -> list[
         if isinstance(name, str) and any(sign in name for sign in "*?["):
             hits = [site for site in have.values() if any(fnmatch.fnmatchcase(key, name) for key in site.spellings)]
             if not hits:
+                every = {re.sub(r"\.\d+\.", ".*.", key) for site in have.values() for key in site.spellings}
+                near = hint(name, every)
                 raise UnknownSite(
-                    f"the pattern {name!r} matches no site of {spec.name}. `interp sites MODEL` lists them."
+                    f"the pattern {name!r} matches no site of {spec.name}.{near} `interp sites MODEL` lists them."
                 )
             found.update(dict.fromkeys(hits))
             continue

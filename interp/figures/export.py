@@ -40,6 +40,15 @@ def browser() -> str | None:
     return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
+def check_browser() -> None:
+    """Raise `NoBrowser`, with what to install, where static formats cannot be drawn."""
+    if browser() is None:
+        raise NoBrowser(
+            "SVG, PDF and PNG are drawn by Chromium, and none was found. Install it (Debian: the package `chromium`; anywhere: the "
+            "command `plotly_get_chrome`), or name one in BROWSER_PATH, or export HTML."
+        )
+
+
 def save(figure: go.Figure, path: str | Path, *, scale: float = 2.0) -> Path:
     """Write a figure; the format is the file's ending. Returns the path.
 
@@ -68,11 +77,7 @@ def save(figure: go.Figure, path: str | Path, *, scale: float = 2.0) -> Path:
 def static(figure: go.Figure, kind: str = "svg", *, scale: float = 2.0) -> bytes:
     """The bytes of a figure as SVG, PDF (vector, text stays text) or PNG."""
     one_of("format", kind, STATIC)
-    if browser() is None:
-        raise NoBrowser(
-            "SVG, PDF and PNG are drawn by Chromium, and none was found. Install it (Debian: the package `chromium`; anywhere: the "
-            "command `plotly_get_chrome`), or name one in BROWSER_PATH, or export HTML."
-        )
+    check_browser()
     figure = _with_stable_ids(figure)
     try:
         import kaleido

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from interp.core.errors import BadInput, CheckpointError, InterpError, listing
+from interp.core.errors import BadInput, CheckpointError, InterpError, hint, listing
 from interp.core.spec import BYTES
 
 from . import shards
@@ -169,7 +169,7 @@ def _from_hub(name: str, revision: str | None, wanted: list[str]) -> Checkpoint:
     from huggingface_hub import errors, snapshot_download
 
     label = name + (f"@{revision}" if revision else "")
-    local = f" There is no folder {name!r} here either."
+    local = f" There is no folder {name!r} here either.{hint(name, EMBEDDED)}"
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=wanted)
     except errors.HFValidationError:
