@@ -42,6 +42,11 @@ class Batch:
             )
         if not bool(self.mask.any(dim=1).all()):
             raise BadInput("a row of the batch has no real token. Drop it.")
+        if bool((self.last - self.mask.int().argmax(dim=1) + 1 != self.mask.sum(dim=1)).any()):
+            raise BadInput(
+                "a row has padding between its real tokens: sliding windows count columns, so it would not be what it is alone. "
+                "Pad at the ends; to hide a token from attention, edit the pattern."
+            )
         for name, span in self.spans.items():
             if span.shape != (len(self.tokens), 2):
                 raise BadInput(
@@ -49,6 +54,14 @@ class Batch:
                 )
             if bool((span[:, 1] > self.tokens.shape[1]).any() | ((span[:, 0] >= span[:, 1]) & (span[:, 0] >= 0)).any()):
                 raise SpanError(f"the span {name!r} is empty or ends after column {self.tokens.shape[1]} in some row.")
+            if bool(((span < 0).any(dim=1) & (span != -1).any(dim=1)).any()):
+                raise SpanError(
+                    f"the span {name!r} has a negative column. Count columns from 0; (-1, -1) means no span."
+                )
+            if bool((self._columns_of(span) & ~self.mask).any()):
+                raise SpanError(
+                    f"the span {name!r} lies on padding in some row. Spans are columns of the batch, padding counted: shift them by it."
+                )
         if self.ids and len(self.ids) != len(self.tokens):
             raise BadInput(f"`ids` has {len(self.ids)} names for {len(self.tokens)} rows. Give one each.")
         if not self.ids:
@@ -86,6 +99,11 @@ class Batch:
             tokens[index, where] = torch.tensor(row, dtype=torch.int64)
             mask[index, where] = True
         return cls(tokens, mask, {}, ids)
+
+    def _columns_of(self, span: Tensor) -> Tensor:
+        """The columns of a span, bool [batch, pos]."""
+        columns = torch.arange(self.tokens.shape[1], device=span.device)
+        return ((columns >= span[:, :1]) & (columns < span[:, 1:])).to(self.mask.device)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -170,7 +188,7 @@ class At:
     @classmethod
     def mask(cls, mask: Tensor) -> "At":
         """Exactly where a bool mask [batch, pos] is True."""
-        return cls("mask", mask)
+        return cls("mask", mask.to(torch.bool))
 
     def in_rows(self, *rows: int) -> "At":
         """The same positions, in these rows of the batch only."""

@@ -151,7 +151,12 @@ class Edit:
                 return torch.lerp(x.to(target.dtype), target, strength.to(target.dtype))  # exact at 0 and at 1
             case "call":
                 assert callable(self.value)
-                return self.value(x)
+                new = self.value(x.clone())  # it may write into what it is given
+                if not isinstance(new, Tensor):
+                    raise BadInput(
+                        f"the function at {self.site} gave {type(new).__name__}, not a tensor. Return the new value."
+                    )
+                return new
         basis = self.basis
         assert basis is not None
         wide = torch.promote_types(x.dtype, torch.float32)  # a basis in half precision is not orthonormal

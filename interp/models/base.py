@@ -214,6 +214,11 @@ class BaseLM:
             raise BadInput(
                 f"a row of {longest} tokens is longer than the context of {self.spec.name} ({self.spec.n_ctx}). Shorten or split it."
             )
+        if tokens.shape[1] > self.spec.n_ctx and not self.family.interface:
+            raise BadInput(
+                f"a batch of {tokens.shape[1]} columns is wider than the context of {self.spec.name} ({self.spec.n_ctx}), whose masks end "
+                "there, padding or not. Pad rows no further than the longest."
+            )
 
     def _expand(self, names: "str | Site | Sequence[str | Site]") -> list[Site]:
         """Names and patterns as sites of this model in forward order; quick where they are sites already."""

@@ -40,6 +40,7 @@ class BridgeLM(BaseLM):
     backend = "transformer_lens"
 
     def __init__(self, module: Any, tokenizer: HFTokenizer, spec: ModelSpec) -> None:
+        _refuse_odd(module.config, spec.name)
         super().__init__(module, tokenizer, spec)
         inner = copy.deepcopy(module, memo={id(parameter): parameter for parameter in module.parameters()})
         inner.set_attn_implementation("eager")
@@ -112,6 +113,18 @@ class BridgeLM(BaseLM):
         for part in self._fused:
             if changed or part.version != part.seen:
                 part.renew()
+
+
+def _refuse_odd(config: Any, name: str) -> None:
+    """Variants of supported families that TransformerLens computes wrongly, or cannot take apart."""
+    odd = {
+        "gpt2": not getattr(config, "scale_attn_weights", True) and "unscaled attention scores (`scale_attn_weights`)",
+        "gpt_neox": not getattr(config, "attention_bias", True) and "attention without biases (`attention_bias`)",
+    }
+    if what := odd.get(config.model_type):
+        raise UnsupportedArchitecture(
+            f"{name} has {what}, which TransformerLens does not compute. Load it with backend='nnsight'."
+        )
 
 
 def _stop(*_: Any) -> None:

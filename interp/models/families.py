@@ -226,7 +226,30 @@ def family_of(config: "PretrainedConfig") -> Family:
             raise UnsupportedArchitecture(
                 f"this {kind} has {what} (`{option}`), which no causal language model here has."
             )
+    if kind == "gemma3_text" and getattr(config, "attn_logit_softcapping", None):
+        raise UnsupportedArchitecture(
+            f"this {kind} caps its attention scores (`attn_logit_softcapping`), which transformers does under eager attention and "
+            "leaves out under sdpa: two models in one. Set it to null, as every released Gemma 3 has it."
+        )
+    if "longrope" in ropes_of(config):
+        raise UnsupportedArchitecture(
+            f"this {kind} has longrope positions (`rope_type`): there a token's numbers depend on how long the longest row of its "
+            "batch is, so no row would be what it is alone. Load a checkpoint with default, linear, dynamic, yarn or llama3 ones."
+        )
+    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if sliding and not getattr(config, "sliding_window", None):
+        raise UnsupportedArchitecture(
+            f"this {kind} has sliding layers (`layer_types`) but no `sliding_window` (or `use_sliding_window` is off), and "
+            "transformers cannot run it. Correct its config.json: layer_types, sliding_window, use_sliding_window."
+        )
     return FAMILIES[kind]
+
+
+def ropes_of(config: "PretrainedConfig") -> set[str]:
+    """Kinds of rotary embedding in use: one, or one a kind of layer (Gemma 3)."""
+    found: Any = getattr(config, "rope_parameters", None) or {}
+    each = [found, *(value for value in found.values() if isinstance(value, dict))]
+    return {str(one["rope_type"]) for one in each if "rope_type" in one}
 
 
 def windows_of(config: "PretrainedConfig") -> tuple[int | None, ...]:

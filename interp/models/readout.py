@@ -34,7 +34,8 @@ def unembed(plain: "PlainModel", stream: Tensor) -> Tensor:
     flat = rearrange(stream.reshape(-1, stream.shape[-1]), "row d -> row 1 d").to(plain.device, dtype)
     tuples = gives_tuples(plain)
     parts = [head(plain, part, tuples=tuples) for part in flat.split(ROWS)]
-    return torch.cat(parts).reshape(*stream.shape[:-1], -1)
+    logits = torch.cat(parts)  # [row, 1, vocab]
+    return logits.reshape(*stream.shape[:-1], logits.shape[-1])
 
 
 def head(plain: "PlainModel", hidden: Tensor, *, tuples: bool) -> Tensor:

@@ -69,14 +69,32 @@ def test_bad_masks_ids_and_spans_are_refused() -> None:
 def test_spans_resolve_row_by_row_and_never_onto_padding() -> None:
     tokens, mask = torch.arange(10).reshape(2, 5), torch.ones(2, 5, dtype=torch.bool)
     mask[0, 0] = False
-    batch = Batch(tokens, mask, {"subject": torch.tensor([[0, 4], [2, 3]]), "rare": torch.tensor([[-1, -1], [1, 3]])})
+    batch = Batch(tokens, mask, {"subject": torch.tensor([[1, 4], [2, 3]]), "rare": torch.tensor([[-1, -1], [1, 3]])})
     assert columns(At.span("subject").resolve(batch)) == [[1, 2, 3], [2]]
     assert columns(At.span("subject", "last").resolve(batch)) == [[3], [2]]
-    assert columns(At.span("subject", "middle").resolve(batch)) == [[1, 2], []]
+    assert columns(At.span("subject", "middle").resolve(batch)) == [[2], []]
     for part, expected in [("all", [1, 2]), ("first", [1]), ("last", [2]), ("middle", [])]:
         assert columns(At.span("rare", part).resolve(batch)) == [[], expected]
     with pytest.raises(SpanError, match="it has 'subject' or 'rare'"):
         At.span("object").resolve(batch)
+
+
+def test_spans_that_lost_their_place_are_refused() -> None:
+    """Spans of unpadded rows put on a left-padded batch would act beside the subject, in silence."""
+    left = Batch.padded([[5, 6, 7, 8], [5, 6]], side="left")
+    for span, why in [([[1, 3], [0, 2]], "padding"), ([[1, 3], [1, 3]], "padding"), ([[1, 3], [-1, 3]], "negative")]:
+        with pytest.raises(SpanError, match=why):
+            Batch(left.tokens, left.mask, {"subject": torch.tensor(span)})
+    Batch(left.tokens, left.mask, {"subject": torch.tensor([[1, 3], [2, 4]])})
+
+
+def test_padding_between_tokens_is_refused() -> None:
+    tokens, mask = torch.arange(10).reshape(2, 5), torch.ones(2, 5, dtype=torch.bool)
+    mask[0, 0] = mask[0, 4] = False  # at both ends is fine
+    assert Batch(tokens, mask).position_ids.tolist() == [[0, 0, 1, 2, 2], [0, 1, 2, 3, 4]]
+    mask[1, 2] = False
+    with pytest.raises(BadInput, match="between its real tokens"):
+        Batch(tokens, mask)
 
 
 def test_tokens_masks_and_rows() -> None:

@@ -175,3 +175,21 @@ def test_values_come_from_runs_by_site() -> None:
     frozen = freeze([SITE], run, at=ONE)
     assert len(frozen) == 1 and torch.equal(act(frozen[0], x() + 1)[:, 1], x()[:, 1])
     assert frozen[0].describe() == f"replace at {SITE}, index(1,)"
+
+
+def test_a_function_that_writes_into_its_argument_acts_at_its_positions_only() -> None:
+    base = x()
+    before = base.clone()
+    got = act(call(SITE, lambda value: value.zero_(), at=ONE), base)
+    assert torch.equal(base, before), "the activation itself is left alone"
+    assert torch.equal(got, act(scale(SITE, 0.0, at=ONE), base))
+    with pytest.raises(BadInput, match="gave NoneType"):
+        act(call(SITE, lambda value: None), base)  # type: ignore[arg-type, return-value]
+
+
+def test_a_mask_of_positions_means_what_its_key_says() -> None:
+    """A mask of numbers selects wherever it is not 0, and its text says so too: 256 is not 0, nor is 0.5."""
+    yes = torch.tensor([[False, True, False], [False, False, True]])
+    for numbers in (yes.int() * 256, yes.float() * 0.5):
+        assert At.mask(numbers).describe() == At.mask(yes).describe()
+        assert torch.equal(At.mask(numbers).resolve(BATCH), yes)

@@ -9,6 +9,7 @@ from interp.core.errors import UnsupportedArchitecture
 from interp.core.site import Site
 from interp.models.bridge import BridgeLM
 from interp.models.load import wrap
+from tests import oracle
 from tests.models.tiny import FAMILIES, tiny, tokens
 from tests.models.wrapped import lm, module, tokenizer
 
@@ -123,3 +124,37 @@ def test_split_inputs_and_per_head_results_of_the_bridge_may_be_on() -> None:
     torch.testing.assert_close(
         model.run(tokens(), edits=edits).logits, model.plain.run(tokens(), edits=edits).logits, rtol=0, atol=4e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "odd"),
+    [
+        ("gpt2", {"scale_attn_weights": False}),  # it divides all the same: logits off by their own size
+        ("gpt_neox", {"attention_bias": False}),  # it takes the absent bias apart
+    ],
+)
+def test_what_transformerlens_computes_wrongly_is_refused_and_nnsight_computes_it(family: str, odd: dict) -> None:
+    model = tiny(family, **odd)
+    with pytest.raises(UnsupportedArchitecture, match=rf"{next(iter(odd))}.*backend='nnsight'"):
+        wrap(model, tokenizer(), "odd")
+    other = wrap(model, tokenizer(), "odd", backend="nnsight")
+    assert other.fidelity().ok
+    assert torch.equal(other.run(tokens()).logits, oracle.logits(model, tokens()))
+    assert not torch.allclose(other.run(tokens()).logits, lm(family, "nnsight").run(tokens()).logits, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("family", "rare"),
+    [
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("gpt2", {"reorder_and_upcast_attn": True, "n_inner": 40}),
+        ("gpt_neox", {"use_parallel_residual": False, "rotary_pct": 0.25}),
+        ("llama", {"head_dim": 12, "attention_bias": True, "mlp_bias": True}),
+        ("mistral", {"sliding_window": None}),
+        ("qwen3", {"layer_types": None, "max_window_layers": 2}),
+    ],
+)
+def test_rarer_variants_agree_with_plain_transformers(family: str, rare: dict) -> None:
+    for backend in ("transformer_lens", "nnsight"):
+        found = lm(family, backend, **{key: value for key, value in rare.items()}).fidelity()
+        assert found.ok, found.line

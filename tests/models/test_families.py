@@ -93,3 +93,21 @@ def test_variants_that_are_not_causal_language_models_are_refused() -> None:
         family_of(tiny_config("gpt2", add_cross_attention=True))
     with pytest.raises(UnsupportedArchitecture, match="bidirectional"):
         family_of(tiny_config("gemma3_text", use_bidirectional_attention=True))
+    with pytest.raises(UnsupportedArchitecture, match="eager attention and leaves out under sdpa"):
+        family_of(tiny_config("gemma3_text", attn_logit_softcapping=2.0))
+    with pytest.raises(UnsupportedArchitecture, match="use_sliding_window"):
+        family_of(tiny_config("qwen3", use_sliding_window=False))
+
+
+def test_positions_that_depend_on_the_other_rows_are_refused() -> None:
+    """Long rotary tables switch at a length: packed behind a long document, a short one would not be what it is alone."""
+    long = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 10}
+    long |= {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+    with pytest.raises(UnsupportedArchitecture, match="longrope"):
+        family_of(tiny_config("llama", rope_parameters=long))
+    each = {"full_attention": {**long, "short_factor": [1.0] * 8, "long_factor": [3.0] * 8}}
+    each["sliding_attention"] = {"rope_type": "default", "rope_theta": 1e4}
+    with pytest.raises(UnsupportedArchitecture, match="longrope"):
+        family_of(tiny_config("gemma3_text", rope_parameters=each))
+    for kind in ("linear", "dynamic"):
+        assert family_of(tiny_config("llama", rope_parameters={"rope_type": kind, "factor": 2.0, "rope_theta": 1e4}))
