@@ -23,6 +23,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output
 Figure = Annotated[Path | None, typer.Option(help="Draw it: a path ending in .html, .svg, .pdf, .png or .json.")]
 Paper = Annotated[bool, typer.Option("--paper", help="Draw in the paper theme: 8 pt, vector, a venue's width.")]
 
+WIDE_MODEL = 512
+"""Width of the residual stream from which several threads pay."""
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the verbs. `trace` gets its options from the analysis when it is asked for."""
@@ -60,7 +63,6 @@ def report(
     """
     from interp.cache import Store
     from interp.models import reference
-    from interp.models.load import load
     from interp.report import Report
 
     given: dict[str, Any] = {"facts": facts, "text": text}
@@ -70,9 +72,7 @@ def report(
     if text is None and model in reference.names():
         given["text"] = reference.text(model)
     job = Report(**given, seed=seed, static=static, max_facts=max_facts, max_tokens=max_tokens)
-    lm = load(model, backend=backend, device=device, dtype=dtype)
-    typer.echo(repr(lm))
-    typer.echo(lm.fidelity().line)
+    lm = _load(model, backend, device, dtype)
     if dry_run:
         _say_cost(job.cost(lm), lm)
         return
@@ -106,10 +106,8 @@ def trace(context: typer.Context) -> None:
     ) -> None:
         analysis = build(CausalTrace, options)
         _check_outputs(output, figure, overwrite)
-        from interp.models.load import load
-
         given = _facts_for(model, facts, limit, skip_bad)
-        lm = load(model, backend=backend, device=device, dtype=dtype)
+        lm = _load(model, backend, device, dtype)
         if dry_run:
             _say_cost(analysis.cost(lm, given), lm)
             return
@@ -145,7 +143,6 @@ def capture(
     from interp.cache import Store
     from interp.core.errors import BadInput
     from interp.models import reference
-    from interp.models.load import load
 
     if text is not None and facts is not None:
         raise BadInput("capture reads one thing at a time: give --text or --facts, not both.")
@@ -156,7 +153,7 @@ def capture(
     source: Any = [prompt.text for prompt in data.facts(facts)] if facts is not None else text
     if source is None:
         source = reference.text(model)
-    lm = load(model, backend=backend, device=device, dtype=dtype)
+    lm = _load(model, backend, device, dtype)
     what = data.corpus(source, lm.tokenizer, n_ctx=lm.spec.n_ctx, limit_tokens=limit_tokens)
     store = Store(max_disk=None if max_disk_gb is None else int(max_disk_gb * 1e9), say=typer.echo)
     if dry_run:
@@ -205,6 +202,21 @@ def _run(command: Any, name: str, arguments: Sequence[str]) -> None:
     )
     inner.command()(command)
     inner(args=list(arguments), prog_name=name)
+
+
+def _load(model: str, backend: Any, device: str, dtype: str) -> "LM":
+    """Load a model and say what it is. Small models run on one thread: their threads would only wait for each other."""
+    import torch
+
+    from interp.models.load import load
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    lm = load(model, backend=backend, device=device, dtype=dtype)
+    if lm.spec.d_model >= WIDE_MODEL:
+        torch.set_num_threads(threads)
+    typer.echo(repr(lm), err=True)
+    return lm
 
 
 def _facts_for(model: str, facts: Path | None, limit: int, skip_bad: bool) -> list[Any]:
@@ -298,7 +310,7 @@ def _say_cost(cost: Any, lm: "LM") -> None:
 
 
 def _rate(lm: "LM") -> float:
-    """Tokens a second of this model on this machine: the best of three small batches, so that neither a cold start nor a busy moment counts."""
+    """Tokens a second of this model on this machine: the best of three small batches, without cold start or busy moment."""
     import time
 
     width = min(64, lm.spec.n_ctx)
