@@ -12,6 +12,7 @@ Nothing in a checkpoint is executed or unpickled. What cannot be read, or is not
 
 import os
 import warnings
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
@@ -60,7 +61,8 @@ def load(
     named = pick_dtype(dtype, place)
     checkpoint = resolve(name_or_path, revision)
     checkpoint.validate()
-    module = load_module(checkpoint, named or _stored(checkpoint, place), place)
+    with _own_randomness(place):
+        module = load_module(checkpoint, named or _stored(checkpoint, place), place)
     rows = module.get_input_embeddings().weight.shape[0]
     tokenizer = load_tokenizer(checkpoint.folder, checkpoint.name, rows=rows)
     lm = wrap(module, tokenizer, checkpoint.name, backend=backend, folded=folded, revision=checkpoint.revision)
@@ -99,13 +101,19 @@ def wrap(
     known = tokenizer if isinstance(tokenizer, HFTokenizer) else HFTokenizer(tokenizer, name)
     processing = "folded" if folded else "raw"
     spec = spec_of(module.config, module, name, backend=backend, processing=processing, revision=revision)
-    if backend == "nnsight":
-        from .tracer import TracerLM
+    with _own_randomness(module.device):
+        if backend == "nnsight":
+            from .tracer import TracerLM
 
-        return TracerLM(module, known, spec)
-    from .bridge import BridgeLM
+            return TracerLM(module, known, spec)
+        from .bridge import BridgeLM
 
-    return BridgeLM(module, known, spec)
+        return BridgeLM(module, known, spec)
+
+
+def _own_randomness(device: torch.device) -> AbstractContextManager[None]:
+    """New modules draw weights that nobody keeps; inside the block that leaves the caller's random numbers as they were."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def spec_of_checkpoint(name_or_path: "str | os.PathLike[str]", revision: str | None = None) -> ModelSpec:

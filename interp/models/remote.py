@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.core.errors import BadInput, CheckpointError
 from interp.core.run import Tape
 from interp.core.site import Site
-from interp.core.spec import ModelSpec
+from interp.core.spec import ModelSpec, TensorInfo
 
 from .base import BaseLM
 from .checkpoint import resolve
@@ -61,9 +61,21 @@ class RemoteLM(TracerLM):
         """As `BaseLM.read`, where the weights are here."""
         return super().read(documents, sites) if self._weights_here("read") else {}
 
+    def unembed(self, stream: Tensor) -> Tensor:
+        """As `BaseLM.unembed`, where the weights are here."""
+        return super().unembed(stream) if self._weights_here("unembed") else stream
+
     def fingerprint(self) -> str:
         """As `BaseLM.fingerprint`, where the weights are here."""
         return super().fingerprint() if self._weights_here("fingerprint") else ""
+
+    def tensors(self) -> list[TensorInfo]:
+        """As `BaseLM.tensors`, where the weights are here."""
+        return super().tensors() if self._weights_here("tensors") else []
+
+    def fidelity(self, *, again: bool = False) -> Any:
+        """As `BaseLM.fidelity`, where the weights are here."""
+        return super().fidelity(again=again) if self._weights_here("fidelity") else None
 
     def edit_weights(self, changes: dict[str, Tensor]) -> Any:
         """Refused: the model there is not ours to change."""

@@ -37,6 +37,19 @@ def test_load_gives_the_backend_that_was_asked_for(folder: Path) -> None:
         load(folder, backend="nnsigth")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_loading_leaves_the_process_as_it_was(folder: Path, backend: str) -> None:
+    torch.manual_seed(7)
+    want = torch.rand(3)
+    torch.manual_seed(7)
+    before = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
+    model = load(folder, backend=backend, dtype="bfloat16")  # type: ignore[arg-type]
+    model.run(tokens()), model.fidelity(again=True)
+    assert (torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()) == before
+    assert torch.equal(torch.rand(3), want), "the caller's random numbers moved"
+    assert not hasattr(object, "save")
+
+
 def test_a_loaded_model_is_frozen(folder: Path) -> None:
     model = load(folder)
     assert not any(parameter.requires_grad for parameter in model.module.parameters())

@@ -1,10 +1,12 @@
 """The remote path, as far as it can be tested without a server: packed, unpacked and run in this process."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from interp.core.errors import BadInput, CheckpointError
 from interp.models.load import load
@@ -44,12 +46,17 @@ except EditDidNotFire:
 """
 
 
-def test_captures_edits_and_logits_come_back(folder: Path) -> None:
-    """In a process of its own: functions that the test run has wrapped to check shapes cannot be sent anywhere."""
+def test_captures_edits_and_logits_come_back(folder: Path, tmp_path: Path) -> None:
+    """In a process of its own: functions that the test run has wrapped to check shapes cannot be sent anywhere.
+
+    And on a copy of the package: nnsight sends functions as the lines of their files, so a file that somebody saves meanwhile breaks it.
+    """
     root = Path(__file__).parents[2]
+    shutil.copytree(root / "interp", tmp_path / "interp", ignore=shutil.ignore_patterns("__pycache__"))
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(folder)], cwd=root, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", f"import sys; sys.path.append({str(root)!r})\n{RUN}", str(folder)],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert "all is well" in done.stdout, done.stderr[-2000:]
 
 
@@ -70,6 +77,8 @@ def test_without_weights_only_runs_are_left(folder: Path) -> None:
     nn = load_nnsight().TransformersModel(str(folder), task="text-generation", tokenizer=str(folder))
     model = RemoteLM(nn, "far away", remote=True)
     assert "meta" in repr(model) and model.encode("The city").tokens.shape[0] == 1
-    for act in (model.fingerprint, lambda: model.record(tokens()), lambda: model.read([tokens()[0]], ["hook_embed"])):
+    acts = [model.fingerprint, model.tensors, model.fidelity, lambda: model.record(tokens())]
+    acts += [lambda: model.read([tokens()[0]], ["hook_embed"]), lambda: model.unembed(torch.zeros(2, 32))]
+    for act in acts:
         with pytest.raises(BadInput, match="needs the weights of far away"):
             act()
