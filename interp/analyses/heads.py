@@ -15,13 +15,16 @@ Beside attention stands the ability, from the losses of the same rows:
     period gap = largest minus smallest copy ratio over the periods
 
 and the weights' own view of copying (Elhage et al. 2021): the eigenvalues of W_E W_V W_O W_U, of which the non-zero ones are those of the
-d_head x d_head matrix W_O W_U W_E W_V:   copying(h) = sum Re(lambda) / sum |lambda|, with the final norm's gain in W_U.
+d_head x d_head matrix W_O W_U W_E W_V:   copying(h) = sum Re(lambda) / sum |lambda|. The norms' gains are in W_V and W_U, and W_U is
+centred over the vocabulary: what adds the same to every logit changes no probability, and must not change the score.
 
 Source. Olsson et al. 2022 (arXiv 2209.11895) for prefix matching; Elhage et al. 2021, "A Mathematical Framework", for the eigenvalues.
 
 When it misleads
 - A high induction score is evidence for a mechanism, not for the ability, and the other way round: a model can copy without a head that
   looks like induction, and one fixed period can be learned as a position trick. That is why ratio, gap and scores stand together.
+- `copying` is about the direct path from a token's embedding. Heads of later layers read what earlier layers made of it: the two
+  induction heads of `atlas`, without which it does not copy, score 0.3 and -0.1.
 - Sinks absorb attention: rank heads by `induction_awake` as well.
 - Rotary models prefer near keys on any text; a non-trivial `previous` score is not yet a previous-token head.
 
@@ -177,10 +180,11 @@ class HeadScores(Analysis[HeadResult]):
 def copying_scores(lm: "LM") -> np.ndarray:
     """Eigenvalue copying score of every head, [layer, head], in d_head-sized algebra (float64)."""
     unembed = lm.weights.unembedding(folded=True)[0].double()  # [d_model, vocab]
+    unembed = unembed - unembed.mean(dim=1, keepdim=True)  # a shift of all logits is no copying
     loop = unembed @ lm.weights.W_E.double()  # [d_model, d_model]
     table = np.zeros((lm.spec.n_layers, lm.spec.n_heads))
     for layer in range(lm.spec.n_layers):
-        out, value = lm.weights.W_O(layer).double(), lm.weights.W_V(layer, expand=True).double()
+        out, value = lm.weights.W_O(layer).double(), lm.weights.W_V(layer, expand=True, folded=True).double()
         eigen = torch.linalg.eigvals(out @ loop @ value)  # [head, d_head]
         size = eigen.abs().sum(dim=-1)
         table[layer] = torch.where(size > 0, eigen.real.sum(dim=-1) / size.clamp(min=1e-300), 0.0).cpu().numpy()

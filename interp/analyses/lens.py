@@ -21,7 +21,7 @@ When it misleads
 
     import interp
     lm = interp.load("atlas")
-    text = interp.data.corpus(interp.data.neutral_text(), lm.tokenizer, n_ctx=lm.spec.n_ctx)
+    text = interp.data.corpus(interp.reference.text("atlas"), lm.tokenizer, n_ctx=lm.spec.n_ctx)
     lens = interp.LogitLens()(lm, text)
     lens.by_depth(), lens.half_depth()
 """

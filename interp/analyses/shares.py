@@ -15,7 +15,7 @@ When it misleads
     import interp
     from interp.analyses.shares import WriteShares
     lm = interp.load("atlas")
-    text = interp.data.corpus(interp.data.neutral_text(), lm.tokenizer, n_ctx=lm.spec.n_ctx)
+    text = interp.data.corpus(interp.reference.text("atlas"), lm.tokenizer, n_ctx=lm.spec.n_ctx)
     shares = WriteShares()(lm, text)
     shares.by_layer()["mean"].sel(part="mlp")
 """

@@ -126,7 +126,7 @@ def test_copying_eigenvalues_equal_those_of_the_whole_matrix(family):
     if family == "llama":
         gain, width, heads = model.model.norm.weight, 8, 4
         embed, head = model.model.embed_tokens.weight, (model.lm_head.weight * gain).T
-        value = model.model.layers[2].self_attn.v_proj.weight.T
+        value = (model.model.layers[2].self_attn.v_proj.weight * model.model.layers[2].input_layernorm.weight).T
         out = model.model.layers[2].self_attn.o_proj.weight.T
         values = [
             value[:, (i // 2) * width : (i // 2 + 1) * width] for i in range(heads)
@@ -135,15 +135,67 @@ def test_copying_eigenvalues_equal_those_of_the_whole_matrix(family):
         gain, width, heads = model.transformer.ln_f.weight, 8, 4
         table = (model.lm_head.weight * gain).T
         embed, head = model.transformer.wte.weight, table - table.mean(dim=0)
-        value, out = model.transformer.h[2].attn.c_attn.weight[:, 64:], model.transformer.h[2].attn.c_proj.weight
+        block = model.transformer.h[2]
+        value = block.ln_1.weight[:, None] * block.attn.c_attn.weight[:, 64:]
+        value, out = value - value.mean(dim=0), block.attn.c_proj.weight
         values = [value[:, i * width : (i + 1) * width] for i in range(heads)]
     for i in range(heads):
+        centred = (head - head.mean(dim=1, keepdim=True)).double()  # over the vocabulary
         whole = (
-            embed.double() @ values[i].double() @ out[i * width : (i + 1) * width].double() @ head.double()
+            embed.double() @ values[i].double() @ out[i * width : (i + 1) * width].double() @ centred
         )  # [vocab, vocab]
         eigen = torch.linalg.eigvals(whole.detach())
         expected = float(eigen.real.sum() / eigen.abs().sum())
         assert copying_scores(lm)[2, i] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama"])
+def test_what_changes_no_probability_changes_no_copying_score(family):
+    """A shift of all logits by the same, and a norm's gain moved into the values that read it."""
+    model = tiny(family)
+    lm = wrap(model, words(), family)
+    ids = torch.randint(2, 60, (2, 9), generator=torch.Generator().manual_seed(0))
+    before, logp = copying_scores(lm), lm.run(ids).logits.log_softmax(-1)
+    with torch.no_grad():
+        head = model.lm_head
+        head.weight += 0.5 * torch.randn(head.weight.shape[1], generator=torch.Generator().manual_seed(1))
+        if family == "llama":
+            for block in model.model.layers:
+                gain = block.input_layernorm.weight
+                for name in ("q_proj", "k_proj", "v_proj"):
+                    getattr(block.self_attn, name).weight *= gain
+                gain.fill_(1.0)
+    lm = wrap(model, words(), family)
+    assert torch.allclose(lm.run(ids).logits.log_softmax(-1), logp, atol=1e-4)
+    assert np.abs(copying_scores(lm) - before).max() < 1e-4
+
+
+def test_the_heads_that_score_on_atlas_are_those_without_which_it_does_not_copy():
+    """Scores are checked by intervening: each named head is cut out, and so is the least of its layer."""
+    import interp
+
+    lm = interp.load("atlas")
+    analysis = HeadScores(sequences=4, periods=(16, 32))
+    found, batches = analysis(lm), list(analysis.data_for(lm).by_period())
+    assert found.copy_ratio()["ratio"] < 0.01
+    mean = found.scores()["mean"]
+
+    def loss(layer: int | None = None, head: int = 0) -> float:
+        cut = [interp.edit.scale(f"blocks.{layer}.attn.hook_z", 0.0, heads=[head])] if layer is not None else []
+        each = []
+        for period, batch in batches:
+            logits = lm.run(batch, edits=cut).logits[:, period + 1 : -1]
+            each.append(float(torch.nn.functional.cross_entropy(logits.mT, batch.tokens[:, period + 2 :])))
+        return float(np.mean(each))
+
+    whole = loss()
+    assert whole < 0.02
+    for metric, hurt in (("previous", 4.0), ("induction", 1.0)):
+        layer, head, *_ = (int(x) for x in found.top(metric, 1)[["layer", "head"]].values[0])
+        control = int(mean.sel(metric=metric, layer=layer).values.argmin())
+        assert float(mean.sel(metric=metric, layer=layer, head=head)) > 0.5
+        assert loss(layer, head) > whole + hurt, metric
+        assert loss(layer, control) < whole + 0.1, metric
 
 
 def test_memory_limits_change_nothing(monkeypatch, lm, scored):

@@ -290,6 +290,23 @@ def test_intervals_hold_the_mean_and_effects_are_not_clipped(traced):
     assert float(peak["mean_best"].sel(kind="hidden")) >= float(peak["effect"].sel(kind="hidden")) - 1e-12
 
 
+def test_the_peak_of_states_is_not_the_last_token_which_is_the_answer_by_construction(traced, small, lm):
+    total = traced.total_effect()["effect"]
+    by_role = traced.by_role()["mean"]
+    assert float(by_role.sel(role="last", kind="hidden", layer=5)) == pytest.approx(total, rel=1e-5)  # says nothing
+    for metric in ("prob", "logit_diff", "rank"):
+        peak = traced.peak(metric)
+        for kind in ("hidden", "hidden_without_mlp"):
+            assert str(peak["role"].sel(kind=kind).item()) == "last subject", metric
+    assert any("best effect: hidden, last subject" in name for name in traced.headline())
+    row = small.prompts[4]  # a subject that ends the prompt: its last token is the one that is read
+    short = row["prompt"][: row["prompt"].index(row["subject"]) + len(row["subject"])]
+    found = CausalTrace(kinds=("hidden",), noise_samples=2)(lm, Prompt.of(short, subject=row["subject"]))
+    assert str(found.peak()["role"].item()) != "last subject"
+    alone = CausalTrace(kinds=("hidden",), noise_samples=2)(lm, Prompt.of("Ana", subject="Ana"))
+    assert int(alone.peak()["layer"].item()) == -1 and alone.headline()
+
+
 def test_noise_rows_average_to_the_score(traced):
     assert np.allclose(traced.data["score_noise"].mean("noise"), traced.data["score"], equal_nan=True)
     assert np.allclose(traced.data["low_noise"].mean("noise"), traced.data["low"])
@@ -334,6 +351,29 @@ def test_cost_says_what_is_saved(small, lm):
     cost = config.cost(lm, prompts_of(small, 4))
     naive = sum(3 * len(p.text.split()) * 6 * 5 for p in prompts_of(small, 4))
     assert 0 < cost.forwards < naive / 2 and f"{naive:,}" in cost.note
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"window": 2}, {"window": 10}, {"kinds": ("hidden",)}, {"kinds": ("attn",), "window": 1},
+        {"kinds": ("hidden", "hidden_without_mlp", "hidden_without_attn")},
+    ],
+)  # fmt: skip
+def test_cost_is_what_goes_through_the_model(small, options):
+    """Tokens through the MLPs of all layers, counted by hooks, divided by the number of layers; in a model where everything differs."""
+    lm = wired_lm(wired.fact(n_layers=6, writer=2, mover=4, null=True))
+    config, prompts, seen = CausalTrace(noise_samples=4, **options), prompts_of(small, 6), []
+    config(lm, prompts[:1])  # the engine's own check, once a session
+    modules = {id(m): m for owner in (lm.module, lm.plain.module, lm.bridge) for m in owner.modules()}
+    mlps = [m for m in modules.values() if type(m).__name__ == "GPT2MLP"]
+    handles = [m.register_forward_hook(lambda _m, _a, out: seen.append(out.shape[:2].numel())) for m in mlps]
+    try:
+        config(lm, prompts)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert config.cost(lm, prompts).tokens == pytest.approx(sum(seen) / 6, rel=0.1)
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

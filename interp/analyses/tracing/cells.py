@@ -8,6 +8,7 @@ window is the same as a neighbour's. They are found here; `trace.py` fills them 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 SITES = {"hidden": "resid_post", "mlp": "mlp_out", "attn": "attn_out"}
 SEVERED = {"hidden_without_mlp": "mlp_out", "hidden_without_attn": "attn_out"}
@@ -52,3 +53,28 @@ def plan(kinds: tuple[str, ...], *, length: int, start: int, n_layers: int, widt
                 windows.setdefault(layers, []).append(centre)
             for layers, centres in windows.items():
                 yield Cell(kind, pos, layers, tuple(centres))
+
+
+@cache
+def work(kinds: tuple[str, ...], n_layers: int, width: int, rule: str, *, read: bool) -> tuple[int, int]:
+    """What the cells of one position cost, in layers run: (over all positions from there on, over a single position).
+
+    Cells that begin alike are run together until they part; the last layer is run where the answer is read, and the first layer of a
+    window only where the window lies. `read` says whether this is the position that is read.
+    """
+    last, position = n_layers - 1, 0
+    length = 1 if read else 2
+    paths = []
+    for cell in plan(kinds, length=length, start=0, n_layers=n_layers, width=width, rule=rule):
+        if cell.pos == position:
+            steps = [(layer, SITES.get(cell.kind, "resid_post")) for layer in cell.layers]
+            if cell.kind in SEVERED:
+                steps += [(layer, SEVERED[cell.kind]) for layer in range(cell.layers[-1] + 1, n_layers)]
+            paths.append([step for step in steps if read or step[0] < last])  # else nobody reads what the last layer does
+    wide = single = 0
+    for layer in range(n_layers):
+        begun = [path for path in paths if path[0][0] < layer]
+        strands = len({tuple(step for step in path if step[0] <= layer) for path in begun})
+        wide, single = (wide, single + strands) if layer == last else (wide + strands, single)
+        single += len({path[0] for path in paths if path[0][0] == layer and path[0][1] != "resid_post"})
+    return wide, single

@@ -101,8 +101,59 @@ class TraceResult(Result):
             if normalise
             else (part["score"] - part["low"]).sel(metric=metric)
         )
+        return self._averages(values, metric, level, known)
+
+    def peak(self, metric: str = "prob", *, known: bool = True) -> xr.Dataset:
+        """Where the average effect is largest, per kind: role, layer, effect, ci_lo, ci_hi; and mean_best, the mean over prompts of
+        each one's own best cell.
+
+        Hidden states of the last token are left out here: what the answer is read from carries it towards the end, and wholly in the
+        last layer, by construction. Where nothing else was restored, role is "" and layer -1.
+        """
+        part = self._select(known, metric)
+        effect = (part["score"] - part["low"]).sel(metric=metric)
+        states = xr.DataArray([str(kind).startswith("hidden") for kind in part["kind"].values], dims="kind")
+        effect = effect.where(~(states & (part["pos"] == part["n_pos"] - 1)))  # [prompt, pos, layer, kind], in some order
+        table = self._averages(effect, metric, 0.95, known)
+        sign = -1.0 if metric == "rank" else 1.0
+        rows: dict[str, list[Any]] = {name: [] for name in ("role", "layer", "effect", "ci_lo", "ci_hi", "mean_best")}
+        for kind in table["kind"].values:
+            means = sign * table["mean"].sel(kind=kind).values  # [role, layer]
+            nothing = not np.isfinite(means).any()
+            place = (0, 0) if nothing else np.unravel_index(np.nanargmax(means), means.shape)
+            rows["role"].append("" if nothing else str(table["role"].values[place[0]]))
+            rows["layer"].append(-1 if nothing else int(table["layer"].values[place[1]]))
+            for name, source in (("effect", "mean"), ("ci_lo", "ci_lo"), ("ci_hi", "ci_hi")):
+                rows[name].append(float(table[source].sel(kind=kind).values[place]))
+            rows["mean_best"].append(sign * float((sign * effect.sel(kind=kind)).max(("pos", "layer")).mean()))
+        return xr.Dataset(
+            {name: ("kind", values) for name, values in rows.items()}, coords={"kind": table["kind"].values}
+        )
+
+    def headline(self) -> dict[str, float]:
+        """Clean and corrupted probability and the largest average effect of a state before the last token (of the first kind, where no
+        states were restored), with where it is and over how many prompts."""
+        known = self.n_known > 0
+        total, peak = self.total_effect(known=known), self.peak(known=known)
+        kinds = [str(kind) for kind in peak["kind"].values]
+        best = kinds.index("hidden") if "hidden" in kinds else 0
+        role, layer, kind = (str(peak[name].values[best]) for name in ("role", "layer", "kind"))
+        who = f"{int(total['n'])} known" if known else f"all {int(total['n'])}, none known"
+        return {
+            f"P(answer), clean ({who})": total["clean"],
+            "P(answer), corrupted": total["corrupted"],
+            f"best effect: {kind}, {role}, layer {layer}": float(peak["effect"].values[best]),
+        }
+
+    def thumbnail(self) -> xr.DataArray | None:
+        """The first kind's map, roles by layers."""
+        table = self.by_role(known=self.n_known > 0)
+        return table["mean"].isel(kind=0, drop=True)
+
+    def _averages(self, values: xr.DataArray, metric: str, level: float, known: bool) -> xr.Dataset:
+        """Means by role, with intervals and counts, of values [prompt, kind, pos, layer] of some of the prompts; NaN is left out."""
         values = values.transpose("prompt", "pos", "kind", "layer")
-        role = part["role"].sel(prompt=values["prompt"]).values  # [prompt, pos]
+        role = self.data["role"].sel(prompt=values["prompt"]).values  # [prompt, pos]
         found = [name for name in ROLES if (role == name).any()]
         table = np.full((len(role), len(found), values.sizes["kind"], values.sizes["layer"]), np.nan)
         for index, name in enumerate(found):
@@ -124,43 +175,6 @@ class TraceResult(Result):
             coords={"role": found, "kind": values["kind"].values, "layer": values["layer"].values},
             attrs={"metric": metric, "level": level, "prompts": values.sizes["prompt"], "known_only": known},
         )
-
-    def peak(self, metric: str = "prob", *, known: bool = True) -> xr.Dataset:
-        """Where the average effect is largest, per kind: role, layer, effect, ci_lo, ci_hi; and mean_best, the mean over prompts of
-        each one's own best cell."""
-        table = self.by_role(metric, known=known)
-        sign = -1.0 if metric == "rank" else 1.0
-        own = sign * (self._select(known, metric)["score"] - self._select(known, metric)["low"]).sel(metric=metric)
-        rows: dict[str, list[Any]] = {name: [] for name in ("role", "layer", "effect", "ci_lo", "ci_hi", "mean_best")}
-        for kind in table["kind"].values:
-            part = table.sel(kind=kind)
-            place = np.unravel_index(np.argmax(sign * part["mean"].values), part["mean"].shape)
-            rows["role"].append(str(table["role"].values[place[0]]))
-            rows["layer"].append(int(table["layer"].values[place[1]]))
-            for name, source in (("effect", "mean"), ("ci_lo", "ci_lo"), ("ci_hi", "ci_hi")):
-                rows[name].append(float(part[source].values[place]))
-            rows["mean_best"].append(sign * float(own.sel(kind=kind).max(("pos", "layer")).mean()))
-        return xr.Dataset(
-            {name: ("kind", values) for name, values in rows.items()}, coords={"kind": table["kind"].values}
-        )
-
-    def headline(self) -> dict[str, float]:
-        """Clean and corrupted probability and the largest average effect, with where it is and over how many prompts."""
-        known = self.n_known > 0
-        total, peak = self.total_effect(known=known), self.peak(known=known)
-        best = int(np.argmax(peak["effect"].values))
-        role, layer, kind = (str(peak[name].values[best]) for name in ("role", "layer", "kind"))
-        who = f"{int(total['n'])} known" if known else f"all {int(total['n'])}, none known"
-        return {
-            f"P(answer), clean ({who})": total["clean"],
-            "P(answer), corrupted": total["corrupted"],
-            f"best effect: {kind}, {role}, layer {layer}": float(peak["effect"].values[best]),
-        }
-
-    def thumbnail(self) -> xr.DataArray | None:
-        """The first kind's map, roles by layers."""
-        table = self.by_role(known=self.n_known > 0)
-        return table["mean"].isel(kind=0, drop=True)
 
     def _select(self, known: bool, metric: str) -> xr.Dataset:
         one_of("metric", metric, [str(name) for name in self.data["metric"].values])

@@ -22,7 +22,7 @@ from interp.data.prompts import Prompt, PromptPair
 from interp.data.tokens import TokenPrompt, tokenize, tokenize_pair
 
 from ..readout import METRICS, best_wrong, read_metrics
-from .cells import KINDS, SEVERED, SITES, Cell, plan
+from .cells import KINDS, SEVERED, SITES, Cell, plan, work
 from .corrupt import noise_value, sigma_of, subject_of
 from .result import TraceResult, assemble
 
@@ -98,16 +98,17 @@ class CausalTrace(Analysis[TraceResult]):
 
     def cost(self, lm: LM, data: Any = None) -> Cost:
         """Rows through the whole model, against ROME's one full forward of `noise_samples + 1` rows a cell."""
-        jobs, spec = self._jobs(lm, data), lm.spec
+        jobs, spec, rows = self._jobs(lm, data), lm.spec, self._rows
         naive = used = tokens = 0.0
-        for job in jobs:
-            length, rows = len(job.tokens), self._rows
+        for index, job in enumerate(jobs):
+            length = len(job.tokens)
             naive += len(self.kinds) * length * spec.n_layers * (rows + 1)
-            mine = 1.0 + rows
-            for cell in self._plan(spec.n_layers, job):
-                share = (spec.n_layers - cell.layers[0] - 1) / spec.n_layers * (length - cell.pos) / length
-                mine += rows * share
-            used, tokens = used + mine, tokens + mine * length
+            mine = length * (1.0 + rows + (rows if index == 0 else 0))  # clean, corrupted; the first prompt's self-check
+            for pos in range(job.start, length):
+                read = pos == length - 1
+                wide, single = work(self.kinds, spec.n_layers, self.window, self.window_rule, read=read)
+                mine += rows * (wide * (length - pos) + single) / spec.n_layers
+            used, tokens = used + mine / length, tokens + mine
         width = max(len(job.tokens) for job in jobs)
         size = BYTES[spec.dtype]
         kept = (3 * spec.n_layers + self._rows * spec.n_layers * 3) * width * spec.d_model * size
