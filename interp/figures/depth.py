@@ -50,6 +50,8 @@ class Strip:
     chance: float | None = None
     top: float | None = None
     """Upper end of the scale, where the measure has one."""
+    floor: float = 0.0
+    """What the scale reaches at least, so that noise around nothing stays flat."""
 
 
 def strips(results: Mapping[str, Result]) -> list[Strip]:
@@ -85,7 +87,7 @@ def _tracing(result: Any) -> list[Strip]:
                 ends = at["ci_lo"].values, at["ci_hi"].values
                 curves.append(Curve(name, at["layer"].values, at["mean"].values, *ends, style=PARTS[name]))
         who = f"{result.n_known} known" if known else "none known"
-        rows.append(Strip(label, f"P restored, {who}", tuple(curves)))
+        rows.append(Strip(label, f"P restored, {who}", tuple(curves), floor=0.05))
     return rows
 
 
@@ -126,7 +128,7 @@ def _weights(result: Any) -> list[Strip]:
 
 
 ROW = {"screen": 74, "paper": 44}
-SIDES = {"screen": {"l": 190, "r": 150}, "paper": {"l": 112, "r": 92}}
+SIDES = {"screen": {"l": 200, "r": 150}, "paper": {"l": 126, "r": 92}}
 BETWEEN = {"screen": 14, "paper": 8}
 SHIFT = {"screen": (-44, 12), "paper": (-30, 6)}
 """Pixels of a row, of the words beside the rows, between rows; and from the panel's edges to those words."""
@@ -242,7 +244,7 @@ def _scale(row: Strip) -> tuple[float, float, list[float]]:
     """Both ends of a row's axis and its two ticks."""
     every = np.concatenate([np.r_[c.values, *(end for end in (c.low, c.high) if end is not None)] for c in row.curves])
     every = every[np.isfinite(every)]
-    most = max(float(every.max(initial=0.0)), row.chance or 0.0)
+    most = max(float(every.max(initial=0.0)), row.chance or 0.0, row.floor)
     least = min(0.0, float(every.min(initial=0.0)))
     top = row.top or most or 1.0
     tick = row.top or _round_below(top)

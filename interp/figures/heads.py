@@ -47,7 +47,7 @@ def plot(
             hover="head %{y}.%{x}<br>" + NAMES[metric] + " %{z:.3f}",
         )  # fmt: skip
         figure.add_trace(trace, row=1, col=column)
-        whole_ticks(figure, "x", len(heads), column=column)
+        whole_ticks(figure, "x", len(heads), most=8 if len(heads) <= 10 else 4, column=column)
         figure.update_xaxes(title_text="head", showgrid=False, row=1, col=column)
     whole_ticks(figure, "y", len(layers), most=12)
     figure.update_yaxes(showgrid=False)

@@ -65,7 +65,8 @@ def template(theme: Theme = "screen") -> go.layout.Template:
     axis = {
         "showline": True, "linecolor": INK if paper else FAINT, "linewidth": 0.8 if paper else 1, "ticks": "outside", "ticklen": 3,
         "tickwidth": 0.8 if paper else 1, "tickcolor": INK if paper else FAINT, "gridcolor": GRID, "zeroline": False,
-        "showgrid": not paper, "tickfont": {"size": small}, "title": {"standoff": 5, "font": {"size": size}},
+        "showgrid": not paper, "tickangle": 0, "exponentformat": "power",
+        "tickfont": {"size": small}, "title": {"standoff": 5, "font": {"size": size}},
     }  # fmt: skip
     layout = go.Layout(
         font={"family": family, "size": size, "color": INK},
@@ -83,6 +84,7 @@ def template(theme: Theme = "screen") -> go.layout.Template:
     )  # fmt: skip
     bar = {
         "outlinewidth": 0, "thickness": 8 if paper else 12, "ticklen": 3, "tickfont": {"size": small}, "len": 1.0, "xpad": 6,
+        "exponentformat": "power",
         "title": {"font": {"size": size}, "side": "right"},
     }  # fmt: skip
     marks = {"line": {"width": 1.25 if paper else 2}, "marker": {"size": 4 if paper else 6}}

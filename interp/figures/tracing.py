@@ -30,7 +30,9 @@ TITLES = {
 STYLES = {
     "last": 0, "last subject": 1, "first after": 2, "middle subject": 3, "first subject": 4, "further": 5, "before": 6, "bos": 7,
 }  # fmt: skip
-UNITS = {"prob": "probability", "logprob": "log-probability, nats", "logit_diff": "logit difference", "rank": "rank"}
+UNITS = {"prob": "P(answer)", "logprob": "log P(answer), nats", "logit_diff": "logit difference", "rank": "rank"}
+FLOOR = {"prob": 0.05, "logprob": 0.5, "logit_diff": 0.5, "rank": 5.0}
+"""Effects that colours reach at least up to, so that noise around nothing stays pale."""
 
 
 def plot(
@@ -115,7 +117,7 @@ def _maps(
     spread: Sequence[np.ndarray] = (),
 ) -> None:
     """Fill the panels with values [kind, row, layer]; `spread` holds the ends of their intervals."""
-    top = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+    top = max(FLOOR[metric], float(np.nanmax(np.abs(values), initial=0.0)))
     layers = result.data.coords["layer"].values.tolist()
     for column, picture in enumerate(values, start=1):
         ends = (spread[0][column - 1], spread[1][column - 1]) if spread else None

@@ -75,7 +75,7 @@ def test_static_files_are_vector_crisp_and_reproducible(tmp_path):
     (tmp_path / "figure.pdf").write_bytes(pdf)
     said = _pdftotext(tmp_path / "figure.pdf")
     if said is not None:  # nothing is cut off at the edges of the page
-        assert fakes.trace().manifest.hash in said and "effect on probability" in said
+        assert fakes.trace().manifest.hash in said and "effect on P(answer)" in said
 
 
 @needs_browser

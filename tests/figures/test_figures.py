@@ -169,3 +169,11 @@ def test_shallow_models_can_be_drawn(layers):
 def test_measures_without_intervals_are_drawn_as_lines():
     alone = fakes.lens(documents=1)  # one document has no interval
     assert all(trace.fill is None for trace in alone.plot().data)
+
+
+def test_noise_around_nothing_stays_pale():
+    result = fakes.trace(known=0)
+    result.data["score"] = result.data["low"] + 1e-4 * (result.data["score"] - result.data["low"])
+    assert heatmaps(result.plot())[0].zmax == 0.05
+    row = next(row for row in depth.strips({"tracing": result}) if row.label.startswith("Fact"))
+    assert depth._scale(row)[1] > 0.05 and "none known" in row.unit
