@@ -11,7 +11,7 @@ Two things the bridge does not do by itself:
 - GPT-Neo's pattern: its hook point shows the probabilities after they were used, so an edit there changes nothing. The
   dropout module that the probabilities really pass through is hooked instead.
 - Weight edits: a bridge holds copies of GPT-NeoX's fused query-key-value weights (GPT-2's are views). They are brought up to date
-  before a pass whenever the fused weights changed, noticed by PyTorch's version counters.
+  before a pass whenever the fused weights changed, noticed by PyTorch's version counters, and by their first row and column.
 
 Hooks are attached for one pass and removed one by one; hooks of yours on `lm.bridge` stay and act before ours.
 """
@@ -111,7 +111,7 @@ class BridgeLM(BaseLM):
 
     def _refresh(self, changed: bool = False) -> None:
         for part in self._fused:
-            if changed or part.version != part.seen:
+            if changed or part.stale:
                 part.renew()
 
 
@@ -148,12 +148,28 @@ class _Part:
     def __init__(self, attention: Any) -> None:
         self.attention = attention
         self.fused = attention.qkv.original_component
-        self.seen = self.version
+        self.see()
+
+    def see(self) -> None:
+        """Remember what the fused weights are now."""
+        self.seen, self.sample = self.version, [edge.clone() for edge in self._edges()]
 
     @property
     def version(self) -> tuple[int, ...]:
-        """Changes with every in-place change of the fused weights."""
+        """Changes with every in-place change of the fused weights that PyTorch counts."""
         return tuple(parameter._version for parameter in self.fused.parameters())
+
+    @property
+    def stale(self) -> bool:
+        """Whether the fused weights changed. Changes through `.data` are not counted; they show in the first row and column."""
+        if self.version != self.seen:
+            return True
+        return not all(torch.equal(now, then) for now, then in zip(self._edges(), self.sample, strict=True))
+
+    def _edges(self) -> list[Tensor]:
+        """First row and column of the fused matrix [head * 3 * d_head, d_model], and its bias: any head, any direction."""
+        weight, *bias = (parameter.detach() for parameter in self.fused.parameters())
+        return [weight[0], weight[:, 0], *bias]
 
     @torch.no_grad()
     def renew(self) -> None:
@@ -163,7 +179,7 @@ class _Part:
             old = getattr(self.attention, name).original_component
             for target, source in zip(old.parameters(), new.parameters(), strict=True):
                 target.copy_(source)
-        self.seen = self.version
+        self.see()
 
 
 def _copied(attention: Any) -> list[_Part]:

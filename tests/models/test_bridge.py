@@ -158,3 +158,27 @@ def test_rarer_variants_agree_with_plain_transformers(family: str, rare: dict) -
     for backend in ("transformer_lens", "nnsight"):
         found = lm(family, backend, **{key: value for key, value in rare.items()}).fidelity()
         assert found.ok, found.line
+
+
+@pytest.mark.parametrize("what", ["all of it", "one head", "one direction", "a bias"])
+def test_changes_that_pytorch_does_not_count_reach_the_copies(what: str) -> None:
+    """`parameter.data[...] = x` leaves the version counter alone; a bridge would go on with the old queries, keys and values."""
+    own = tiny("gpt_neox").requires_grad_(False)
+    model = wrap(own, tokenizer(), "mine")
+    before = model.run(tokens()).logits
+    fused = own.get_submodule("gpt_neox.layers.1.attention.query_key_value")
+    version = fused.weight._version
+    match what:
+        case "all of it":
+            fused.weight.data.mul_(0.3)
+        case "one head":
+            fused.weight.data[48:72] = 0.0
+        case "one direction":
+            direction = torch.randn(32, generator=torch.Generator().manual_seed(0))
+            fused.weight.data -= torch.outer(fused.weight.data @ direction, direction) / direction.norm() ** 2
+        case "a bias":
+            fused.bias.data[30:40] += 1.0
+    assert fused.weight._version == version
+    got = model.run(tokens()).logits
+    torch.testing.assert_close(got, oracle.logits(own, tokens()), rtol=0, atol=4e-5)
+    assert not torch.allclose(got, before, atol=1e-2)
