@@ -3,8 +3,8 @@
 Nothing here knows what the texts are for. UTF-8 only (a byte-order mark is skipped); NUL bytes mean that the file is no text at all.
 JSON comes as one record a line (JSONL) or as one list; both report line numbers.
 
-    for line, record in json_records("facts.jsonl"): ...
-    text = read_text("corpus.txt")
+    for line, record in json_records(Path("facts.jsonl")): ...
+    text = read_text(Path("corpus.txt"))
 """
 
 import json

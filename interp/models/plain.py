@@ -8,7 +8,7 @@ needed. Three things are done here that a bare `model(ids)` does not do:
 - whole documents are read packed end to end (`read`), each attending to itself only.
 
     plain = PlainModel(module)
-    run = plain.run(batch, capture=["blocks.3.hook_resid_post"], edits=[...])
+    run = plain.run(batch, capture=["blocks.3.hook_resid_post"], edits=[scale("blocks.1.attn.hook_z", 0.0, heads=[0])])
     acts = plain.read(documents, ["blocks.3.hook_resid_post"])     # {site: [token, d_model]}
 
 The attention pattern exists only under eager attention. When it is captured or edited, that one pass runs eager, so its other

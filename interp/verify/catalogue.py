@@ -35,10 +35,22 @@ CASES: tuple[Case, ...] = (
         invariants.silent_edits_raise,
     ),
     Case(
+        "bad input",
+        "Are prompts that do not line up, and unproven architectures, refused?",
+        "4 of 4 refused",
+        invariants.bad_input_is_refused,
+    ),
+    Case(
         "partial recomputation",
         "Does recomputing only what can change give the full result?",
         "relative difference below 1e-5",
         invariants.partial_equals_full,
+    ),
+    Case(
+        "wrong engine",
+        "Is partial recomputation that is wrong found out on first use?",
+        "it falls back, says so, and is right",
+        invariants.a_wrong_engine_is_not_believed,
     ),
     Case(
         "weight edits",
@@ -47,10 +59,22 @@ CASES: tuple[Case, ...] = (
         invariants.weights_come_back,
     ),
     Case(
+        "borrowed model",
+        "Are hooks and numbers as before after edits, captures and failures?",
+        "0 hooks left, logits bit for bit",
+        invariants.nothing_stays_behind,
+    ),
+    Case(
         "stale cache",
         "Does any change of what a capture depends on miss the store?",
         "a hit when nothing changed; 9 of 9 changes miss",
         invariants.nothing_stale_is_read,
+    ),
+    Case(
+        "damaged cache",
+        "Is a stored activation that was changed or cut on disk refused?",
+        "2 of 2 refused, the whole one is read",
+        invariants.damage_is_noticed,
     ),
     Case(
         "induction",
@@ -71,15 +95,33 @@ CASES: tuple[Case, ...] = (
         mechanisms.fact_map,
     ),
     Case(
+        "causal tracing, null",
+        "Is a fact located in random weights?",
+        "no effect above 0.2",
+        mechanisms.no_fact,
+    ),
+    Case(
         "concept vectors",
         "Do the planted value vectors lead a scan, and fire on their triggers only?",
         "4 of 4 lead; exactly 0 elsewhere",
         mechanisms.concept_vectors,
     ),
     Case(
+        "concept vectors, null",
+        "Do value vectors of random weights stand out?",
+        "largest / median below 3",
+        mechanisms.no_concepts,
+    ),
+    Case(
         "channels",
         "Do the planted components of heads reach their readers?",
         "0.6002 three times, all others below 0.45",
         mechanisms.head_channels,
+    ),
+    Case(
+        "channels, null",
+        "Do components of random heads reach readers?",
+        "no score above 0.45",
+        mechanisms.no_channels,
     ),
 )

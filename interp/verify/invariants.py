@@ -2,6 +2,7 @@
 
 import copy
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,16 @@ from torch import Tensor
 
 from interp.core import edit
 from interp.core.batch import At, Batch
-from interp.core.errors import EditDidNotFire, InterpError, UnknownSite
+from interp.core.errors import (
+    BadInput,
+    CorruptShard,
+    EditDidNotFire,
+    InterpError,
+    RaggedPair,
+    SpanError,
+    UnknownSite,
+    UnsupportedArchitecture,
+)
 from interp.core.seed import generator
 from interp.models import reference
 
@@ -157,6 +167,111 @@ def nothing_stale_is_read() -> tuple[bool, str]:
         ]
     found = f"{len(attacks) - len(stale)} of {len(attacks)} miss" + (f"; STALE: {', '.join(stale)}" if stale else "")
     return hit and not stale, f"{'a hit' if hit else 'NO hit'} when nothing changed; {found}"
+
+
+def damage_is_noticed() -> tuple[bool, str]:
+    """A shard with one flipped bit, a shard cut short, and one that is as it was written."""
+    from interp.cache import Store
+
+    lm, ids, refused = random_lm(), tokens(), 0
+    for way in ("whole", "flipped bit", "cut short"):
+        with tempfile.TemporaryDirectory() as folder:
+            store = Store(Path(folder), verify="always")
+            store.capture(lm, Batch.of(ids), STREAM, quiet=True)
+            (shard,) = (path for path in Path(folder).rglob("0*.safetensors"))
+            content = bytearray(shard.read_bytes())
+            if way == "flipped bit":
+                content[len(content) // 2] ^= 4
+            shard.write_bytes(content[:-40] if way == "cut short" else content)
+            try:
+                read = store.capture(lm, Batch.of(ids), STREAM, quiet=True)[STREAM].tensor()
+            except CorruptShard:
+                refused += way != "whole"
+                continue
+            if way != "whole" or not torch.equal(read.flatten(), lm.run(ids, capture=STREAM)[STREAM].flatten()):
+                return False, f"a shard that was {way} is read as if it were right, or the other way round"
+    return refused == 2, f"{refused} of 2 refused, and the whole one is read"
+
+
+def bad_input_is_refused() -> tuple[bool, str]:
+    """A pair of prompts of different lengths, a subject that is not there, an answer of two tokens; an architecture nobody checked."""
+    from transformers import GPTJConfig
+
+    from interp.analyses.tracing import CausalTrace
+    from interp.data import Prompt, PromptPair, tokenize_pair
+    from interp.models.families import family_of
+
+    made = reference.fact(n_layers=6, writer=1, mover=4, null=True)
+    row, lm = made.prompts[0], random_lm()
+    subject, answer = row["subject"], row["attribute"]
+    prompt = Prompt.of(row["prompt"], subject=subject)
+    longer = prompt.swap(subject=f"{subject} {subject.split()[0]}")
+    attempts: list[tuple[type[InterpError], Callable[[], Any]]] = [
+        (RaggedPair, lambda: tokenize_pair(PromptPair(prompt, longer), lm.tokenizer)),
+        (SpanError, lambda: Prompt.of(row["prompt"], subject="nobody at all")),
+        (BadInput, lambda: CausalTrace()(lm, Prompt.of(row["prompt"], subject=subject, answer=f"{answer} {answer}"))),
+        (UnsupportedArchitecture, lambda: family_of(GPTJConfig())),
+    ]
+    refused = 0
+    for error, attempt in attempts:
+        try:
+            attempt()
+        except error:
+            refused += 1
+    return refused == len(attempts), f"{refused} of {len(attempts)} refused"
+
+
+def nothing_stays_behind() -> tuple[bool, str]:
+    """Hooks on every module before and after runs that edit, capture, resume, and fail."""
+    lm = random_lm()
+    modules = {id(part): part for owner in (lm.module, lm.plain.module) for part in owner.modules()}
+
+    def hooks() -> list[int]:
+        return [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in modules.values()]
+
+    lm.resume(lm.record(tokens()), [[]])  # what a backend puts there once, for good, is there by now
+    before, logits = hooks(), lm.run(tokens()).last_logits
+    lm.run(tokens(), capture="blocks.*.hook_resid_post", edits=[edit.scale(STREAM, 0.5)])
+    lm.resume(lm.record(tokens()), [[edit.scale(STREAM, 0.5, at=At.index(2))]])
+    failed = False
+    try:
+        lm.run(tokens(), edits=[edit.add(STREAM, torch.zeros(7))])
+    except (InterpError, RuntimeError):
+        failed = True
+    same = hooks() == before and torch.equal(lm.run(tokens()).last_logits, logits)
+    return (
+        failed and same,
+        f"{sum(hooks()) - sum(before)} hooks left; logits {'the same' if same else 'OTHERS'} to the bit",
+    )
+
+
+def a_wrong_engine_is_not_believed() -> tuple[bool, str]:
+    """An engine that forgets the recorded keys: its check on first use must find out and fall back to what is right."""
+    import warnings
+
+    from interp.models import strands
+    from interp.models.plain import PlainModel
+
+    plain, ids = PlainModel(random_lm().module), tokens()
+    real = strands._Joined.update
+
+    def forgetful(self: Any, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.before is not None:
+            self.before = tuple(torch.zeros_like(part) for part in self.before)
+        return real(self, keys, values, *args, **kwargs)
+
+    cell = [edit.scale(STREAM, 0.5, at=At.index(4))]
+    strands._Joined.update = forgetful  # type: ignore[method-assign]
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            part = plain.resume(plain.record(ids), [cell])[0, :, 0]
+    finally:
+        strands._Joined.update = real  # type: ignore[method-assign]
+    gap = float((part - plain.run(ids, edits=cell).last_logits).abs().max())
+    return bool(
+        said
+    ) and gap < 1e-4, f"falls back to {plain.resume_level!r}, {'says so' if said else 'SILENTLY'}, {gap:.0e} off"
 
 
 def _nudged(lm: "BaseLM") -> "BaseLM":

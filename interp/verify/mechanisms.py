@@ -105,3 +105,36 @@ def head_channels() -> tuple[bool, str]:
         rest.append(float(scores.max()))
     ok = max(abs(hit - made.answers["score"]) for hit in hits) < 1e-4 and max(rest) < 0.75 * made.answers["score"]
     return ok, f"{', '.join(f'{hit:.4f}' for hit in hits)}; any other at most {max(rest):.2f}"
+
+
+def no_fact() -> tuple[bool, str]:
+    """Causal tracing of the same prompts in random weights: nothing may reach the effects of the planted map, which are 1."""
+    from interp import data
+    from interp.analyses.tracing import CausalTrace
+
+    made, lm = planted("fact", null=True)
+    real, _ = planted("fact")
+    trace = CausalTrace(noise_samples=2, kinds=("hidden",))(lm, data.facts(real.prompts[4:5]))
+    best = float(np.abs(trace.peak(known=False)["effect"].values).max())
+    return not made.answers and best < 0.2, f"largest effect {best:.2f}"
+
+
+def no_concepts() -> tuple[bool, str]:
+    """How far the largest mean logit of a value vector's five top words stands out, in random weights."""
+    _, lm = planted("concepts", null=True)
+    best = (lm.weights.W_out() @ lm.weights.W_U).topk(5, dim=-1).values.mean(dim=-1).flatten()  # [layer * neuron]
+    ratio = float(best.max() / best.median())
+    return ratio < 3, f"largest / median {ratio:.1f}"
+
+
+def no_channels() -> tuple[bool, str]:
+    """Composition scores of single components in random weights."""
+    made, _ = planted("channels")
+    _, lm = planted("channels", null=True)
+    w = lm.weights
+    write = torch.linalg.svd((w.W_V(0) @ w.W_O(0)).double()).Vh[:, : lm.spec.d_head]  # [head, component, d]
+    qk = (w.W_Q(1) @ w.W_K(1).mT).double()
+    reads = torch.cat([qk, qk.mT, (w.W_V(1) @ w.W_O(1)).double()])  # [reader, d, d]
+    scores = torch.einsum("wcd,rde->wrce", write, reads).norm(dim=-1) / reads.flatten(1).norm(dim=-1)[:, None]
+    best = float(scores.max())
+    return best < 0.75 * made.answers["score"], f"highest score {best:.2f}"

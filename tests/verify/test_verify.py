@@ -54,6 +54,49 @@ def test_nothing_is_found_where_nothing_is_planted(case, model, monkeypatch):
     failing(case)
 
 
+@pytest.mark.parametrize(
+    ("case", "model"),
+    [("causal tracing, null", "fact"), ("concept vectors, null", "concepts"), ("channels, null", "channels")],
+)
+def test_a_null_case_fails_where_something_is_planted(case, model, monkeypatch):
+    real = mechanisms.planted(model)
+    monkeypatch.setattr(mechanisms, "planted", lambda name, null=False: real)
+    failing(case)
+
+
+def test_unread_checksums_are_caught(monkeypatch):
+    from interp.cache import Store
+
+    real = Store.__init__
+    monkeypatch.setattr(Store, "__init__", lambda self, root, **options: real(self, root, verify="never"))
+    assert "flipped bit" in failing("damaged cache").found
+
+
+def test_an_engine_that_does_not_check_itself_is_caught(monkeypatch):
+    monkeypatch.setattr("interp.models.resume.check_level", lambda plain, base: None)
+    assert "SILENTLY" in failing("wrong engine").found
+
+
+def test_a_hook_that_stays_is_caught(monkeypatch):
+    real, left = base.BaseLM.run, []
+
+    def forgetful(self, tokens, **options):
+        left.append(self.plain.module.transformer.h[0].register_forward_hook(lambda *_: None))
+        return real(self, tokens, **options)
+
+    monkeypatch.setattr(base.BaseLM, "run", forgetful)
+    try:
+        failing("borrowed model")
+    finally:
+        for handle in left:
+            handle.remove()
+
+
+def test_an_architecture_let_through_is_caught(monkeypatch):
+    monkeypatch.setattr("interp.models.families.family_of", lambda config: None)
+    assert failing("bad input").found == "3 of 4 refused"
+
+
 def test_a_key_without_the_weights_is_caught(monkeypatch):
     monkeypatch.setattr(base.BaseLM, "fingerprint", lambda self: "0" * 32)
     assert "STALE: weight" in failing("stale cache").found

@@ -5,7 +5,7 @@ Every number is the share of prompts whose most likely next token (over the whol
 stand behind one end-of-text token, as documents do in training.
 
     from interp.models.reference.evaluate import evaluate
-    evaluate("assets/reference/atlas")["facts"]        # held-out (entity, template) pairs
+    evaluate(interp.reference.path("atlas"))["facts"]        # held-out (entity, template) pairs
 """
 
 from collections.abc import Sequence

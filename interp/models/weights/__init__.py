@@ -4,7 +4,7 @@
     lm.weights.W_K(3, expand=True)          # grouped-query models: one entry a query head instead of one a key/value head
     lm.weights.W_O()                        # all layers, [layer, head, d_head, d_model]
     lm.weights.W_in(3, folded=True)         # the norm's gain folded in (below)
-    with lm.edit_weights({"W_out.3": new, "W_O.5.1": torch.zeros(d_head, d_model)}): ...
+    with lm.edit_weights({"W_out.3": new, "W_O.2.1": torch.zeros(d_head, d_model)}): ...
 
 They are views of the very parameters that the forward pass uses, wherever memory layout allows: read them, never write into them;
 `edit_weights` is the way to change a model, and takes the change back. Two are values, not views: `W_E` of Gemma, which is given as it

@@ -1,7 +1,7 @@
 """Reversible weight edits: parameters changed inside a `with`, and back to the last bit after it.
 
     with edit_weights(module, {"transformer.h.3.mlp.c_proj.weight": new}): ...       # transformers' own name
-    with edit_weights(module, {"W_out.3": new, "W_O.5.1": zeros}): ...              # a view: name, layer, head
+    with edit_weights(module, {"W_out.3": new, "W_O.2.1": zeros}): ...              # a view: name, layer, head
     with edit_weights(module, {("W_out", 3, 17): vector}): ...                      # name, layer, neuron
 
 A view's name is followed by the layer and, if only a part is meant, by the head (W_Q, W_K, W_V, W_O and their biases; key/value heads
