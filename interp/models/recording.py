@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from .plain import PlainModel
 
 
+SAMPLE = 64
+"""Values of each parameter that tell whether it changed."""
+
+
 @dataclass(frozen=True)
 class Arguments:
     """What the model passes one of its layers besides the hidden state, for one row of `width` tokens."""
@@ -177,8 +181,16 @@ def filler(plain: "PlainModel") -> int:
 
 
 def stamp_of(plain: "PlainModel") -> int:
-    """A number that changes when any parameter is changed in place or replaced."""
-    return hash(tuple((parameter.data_ptr(), parameter._version) for parameter in plain.module.parameters()))
+    """A number that changes when any parameter is changed in place or replaced.
+
+    Changes through `.data` escape PyTorch's counters; those of a matrix, a head or a direction show in 64 values of each parameter.
+    """
+    parameters = [parameter.detach() for parameter in plain.module.parameters()]
+    counters = tuple((parameter.data_ptr(), parameter._version) for parameter in plain.module.parameters())
+    some = [
+        one.flatten()[:: max(1, one.numel() // SAMPLE) | 1].float() for one in parameters
+    ]  # an odd step: no column is favoured
+    return hash((counters, torch.cat(some).cpu().numpy().tobytes()))
 
 
 def check_stamp(plain: "PlainModel", base: PlainRecording) -> None:

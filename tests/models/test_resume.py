@@ -258,3 +258,24 @@ def test_what_cannot_be_meant_is_refused() -> None:
         model.lm_head.weight.mul_(2.0)
     with pytest.raises(WrongModel):
         plain.resume(base, [[]])
+
+
+@pytest.mark.parametrize("view", ["W_Q", "W_V", "W_O", "W_out"])
+def test_a_recording_is_stale_after_changes_that_pytorch_does_not_count(view: str) -> None:
+    """One head zeroed through `.data`: keys recorded before it and layers computed after it are of two models."""
+    model = tiny("llama")
+    plain = PlainModel(model)
+    base = plain.record(tokens(2, 9))
+    plain.resume(base, [[]])
+    layer = model.model.layers[2]
+    match view:
+        case "W_Q":
+            layer.self_attn.q_proj.weight.data[8:16] = 0.0
+        case "W_V":
+            layer.self_attn.v_proj.weight.data[8:] = 0.0
+        case "W_O":
+            layer.self_attn.o_proj.weight.data[:, 16:24] = 0.0
+        case "W_out":
+            layer.mlp.down_proj.weight.data.mul_(1.1)
+    with pytest.raises(WrongModel):
+        plain.resume(base, [[]])
