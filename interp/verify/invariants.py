@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -195,8 +196,6 @@ def damage_is_noticed() -> tuple[bool, str]:
 
 def bad_input_is_refused() -> tuple[bool, str]:
     """A pair of prompts of different lengths, a subject that is not there, an answer of two tokens; an architecture nobody checked."""
-    from transformers import GPTJConfig
-
     from interp.analyses.tracing import CausalTrace
     from interp.data import Prompt, PromptPair, tokenize_pair
     from interp.models.families import family_of
@@ -210,7 +209,7 @@ def bad_input_is_refused() -> tuple[bool, str]:
         (RaggedPair, lambda: tokenize_pair(PromptPair(prompt, longer), lm.tokenizer)),
         (SpanError, lambda: Prompt.of(row["prompt"], subject="nobody at all")),
         (BadInput, lambda: CausalTrace()(lm, Prompt.of(row["prompt"], subject=subject, answer=f"{answer} {answer}"))),
-        (UnsupportedArchitecture, lambda: family_of(GPTJConfig())),
+        (UnsupportedArchitecture, lambda: family_of(SimpleNamespace(model_type="gptj"))),
     ]
     refused = 0
     for error, attempt in attempts:
