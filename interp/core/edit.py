@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,6 +61,10 @@ class Edit:
             raise BadInput("an edit by `call` needs a function from tensor to tensor.")
         if self.op != "call" and callable(self.value):
             raise BadInput(f"the value of {self.op!r} must be a number or a tensor. Use `call` for a function.")
+        if self.op != "call" and not isinstance(self.value, Tensor):
+            object.__setattr__(self, "value", _number(self.value, self.op, self.site))
+        if not isinstance(self.at, At):
+            raise BadInput(f"`at={self.at!r}`: positions are given by `At`, such as At.last() or At.span('subject').")
         if self.op in ("project", "swap") and self.basis is None:
             raise BadInput(f"{self.op!r} needs a `basis` of shape [d, k].")
 
@@ -126,7 +131,7 @@ class Edit:
     def _value(self, x: Tensor, full: int, start: int) -> Tensor | float:
         value = self.value
         if not isinstance(value, Tensor):
-            return value if isinstance(value, int | float) else 0.0
+            return 0.0 if callable(value) else value
         axis = self.pos_axis - x.ndim  # counted from the end, so that a value without a batch axis works
         if value.ndim >= -axis and value.shape[axis] == full and start:
             value = value.narrow(axis, start, full - start)
@@ -159,6 +164,10 @@ class Edit:
                 return new
         basis = self.basis
         assert basis is not None
+        if basis.shape[0] != x.shape[-1]:
+            raise BadInput(
+                f"the basis of the edit at {self.site} has {basis.shape[0]} rows; the site's last axis has {x.shape[-1]}. Give it [d, k]."
+            )
         wide = torch.promote_types(x.dtype, torch.float32)  # a basis in half precision is not orthonormal
         basis, x = basis.to(x.device, wide), x.to(wide)
         return x + (value - x) @ basis @ basis.T  # the subspace's part of x gives way to that of `value`
@@ -219,6 +228,17 @@ def call(site: "Site | str", function: Callable[[Tensor], Tensor], *, at: At = A
 def freeze(sites: "Sequence[Site | str]", run: "Run", *, at: At = At("all")) -> list[Edit]:
     """Hold sites at the values that `run` captured: the freeze set of path patching and of severed tracing."""
     return [replace(site, run, at=at) for site in sites]
+
+
+def _number(value: object, op: str, site: Site) -> float:
+    """A plain number, from Python or numpy. Anything else has no meaning here that could not be wrong."""
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, np.generic) and np.isrealobj(value) and np.issubdtype(value.dtype, np.number):
+        return float(value)
+    raise BadInput(
+        f"the value of {op!r} at {site} must be a number or a tensor; not {type(value).__name__}. Use `torch.as_tensor(value)`."
+    )
 
 
 def _fits(value: torch.Size, x: torch.Size) -> bool:

@@ -228,6 +228,10 @@ class BaseLM:
         return expand(names, self.spec)
 
     def _edits(self, edits: Sequence[Edit], *, plain: bool = False) -> list[Edit]:
+        if isinstance(edits, Edit):
+            raise BadInput(
+                "edits come in a list, cells of `resume` in a list of lists. Write [edit], or [[edit]] for a cell."
+            )
         for edit in edits:
             if not isinstance(edit, Edit):
                 raise BadInput(

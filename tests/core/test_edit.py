@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -193,3 +194,18 @@ def test_a_mask_of_positions_means_what_its_key_says() -> None:
     for numbers in (yes.int() * 256, yes.float() * 0.5):
         assert At.mask(numbers).describe() == At.mask(yes).describe()
         assert torch.equal(At.mask(numbers).resolve(BATCH), yes)
+
+
+def test_numbers_of_numpy_are_numbers_and_what_is_no_number_is_refused() -> None:
+    """Anything but a tensor or a Python number once counted as 0: `scale(site, np.float32(2))` ablated."""
+    base = x()
+    for two in (np.float32(2.0), np.float64(2.0), np.int64(2), 2):
+        assert torch.equal(act(scale(SITE, two), base), base * 2)  # type: ignore[arg-type]
+    for wrong in ("2", None, [0.0] * 4, np.zeros(4, np.float32)):
+        for build in (scale, add, replace):
+            with pytest.raises(BadInput, match=r"must be a number or a tensor; not \w+.*torch.as_tensor"):
+                build(SITE, wrong)  # type: ignore[operator]
+    with pytest.raises(BadInput, match=r"At\.last"):
+        scale(SITE, 0.0, at="last")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="has 3 rows; the site's last axis has 4"):
+        act(project_out(SITE, torch.eye(3)), base)
