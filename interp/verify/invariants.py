@@ -205,11 +205,12 @@ def bad_input_is_refused() -> tuple[bool, str]:
     subject, answer = row["subject"], row["attribute"]
     prompt = Prompt.of(row["prompt"], subject=subject)
     longer = prompt.swap(subject=f"{subject} {subject.split()[0]}")
+    unproven: Any = SimpleNamespace(model_type="gptj")
     attempts: list[tuple[type[InterpError], Callable[[], Any]]] = [
         (RaggedPair, lambda: tokenize_pair(PromptPair(prompt, longer), lm.tokenizer)),
         (SpanError, lambda: Prompt.of(row["prompt"], subject="nobody at all")),
         (BadInput, lambda: CausalTrace()(lm, Prompt.of(row["prompt"], subject=subject, answer=f"{answer} {answer}"))),
-        (UnsupportedArchitecture, lambda: family_of(SimpleNamespace(model_type="gptj"))),
+        (UnsupportedArchitecture, lambda: family_of(unproven)),
     ]
     refused = 0
     for error, attempt in attempts:
