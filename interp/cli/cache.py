@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .sizes import parse_size
+
 WIDE = 140
 """Columns of a table that is piped somewhere."""
 
@@ -77,8 +79,8 @@ def verify(
 
 @app.command(short_help="Make room.")
 def gc(
-    max_gb: Annotated[
-        float | None, typer.Option(min=0, help="Remove the least recently used until the store is this small.")
+    max_size: Annotated[
+        str | None, typer.Option(help="Remove the least recently used until the store is this small: 20GB.")
     ] = None,
     older_than_days: Annotated[float | None, typer.Option(min=0, help="Remove what was not used for so long.")] = None,
     incomplete: Annotated[bool, typer.Option("--incomplete", help="Remove captures that were never finished.")] = False,
@@ -87,7 +89,7 @@ def gc(
     """Make room; what somebody is using stays, leftovers of killed writers always go."""
     from interp.cache import Store, human
 
-    limit = None if max_gb is None else int(max_gb * 1e9)
+    limit = parse_size("--max-size", max_size)
     gone = Store().gc(max_bytes=limit, older_than=older_than_days, incomplete=incomplete, dry_run=dry_run)
     for entry in gone:
         typer.echo(f"{entry.key[:8]} {entry.model} {entry.site} {human(entry.bytes)}")

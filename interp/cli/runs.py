@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .models import Backend, Device, DryRun, Dtype, Model
+from .sizes import parse_size
 
 if TYPE_CHECKING:
     from interp.core.analysis import Analysis, Result
@@ -72,13 +73,15 @@ def report(
     if text is None and model in reference.names():
         given["text"] = reference.text(model)
     job = Report(**given, seed=seed, static=static, max_facts=max_facts, max_tokens=max_tokens)
+    shared = Store(say=typer.echo) if store else None
     lm = _load(model, backend, device, dtype)
     if dry_run:
         _say_cost(job.cost(lm), lm)
+        if shared is not None:
+            typer.echo(f"in the store: {job.preview(lm, shared)}")
         return
     named = [f"--{name} {path.name}" for name, path in (("facts", facts), ("text", text)) if path is not None]
     command = " ".join(["interp report", lm.spec.name, *named, "-o", output.name])
-    shared = Store(say=typer.echo) if store else None
     page = job.write(lm, output, store=shared, overwrite=overwrite, command=command)
     typer.echo(f"wrote {page}")
 
@@ -126,10 +129,7 @@ def capture(
         str | None, typer.Option(help="float32, bfloat16 or float16; the model's own if not given.")
     ] = None,
     limit_tokens: Annotated[int | None, typer.Option(min=2, help="Use at most so many tokens.")] = None,
-    max_disk_gb: Annotated[
-        float | None,
-        typer.Option("--max-disk-gb", "--max-disk", min=0, help="Refuse to let the store grow beyond this."),
-    ] = None,
+    max_disk: Annotated[str | None, typer.Option(help="Refuse to let the store grow beyond this: 20GB.")] = None,
     shard: Annotated[
         str | None, typer.Option(help="I/N: write only the I-th of N shares, from 0, for several processes.")
     ] = None,
@@ -149,13 +149,13 @@ def capture(
     if text is None and facts is None and model not in reference.names():
         raise BadInput("capture needs tokens: give --text FILE or --facts FILE.")
     names = [name.strip() for name in sites.split(",") if name.strip()]
-    share = _share(shard)
+    share, room = _share(shard), parse_size("--max-disk", max_disk)
     source: Any = [prompt.text for prompt in data.facts(facts)] if facts is not None else text
     if source is None:
         source = reference.text(model)
     lm = _load(model, backend, device, dtype)
     what = data.corpus(source, lm.tokenizer, n_ctx=lm.spec.n_ctx, limit_tokens=limit_tokens)
-    store = Store(max_disk=None if max_disk_gb is None else int(max_disk_gb * 1e9), say=typer.echo)
+    store = Store(max_disk=room, say=typer.echo)
     if dry_run:
         preview = store.preview(lm, what, names, dtype=stored_dtype, shard=share)
         seconds = preview.forward_tokens / _rate(lm)

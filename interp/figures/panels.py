@@ -9,7 +9,7 @@ from interp.core.errors import one_of
 
 from .theme import FAINT, INK, THEMES, Theme, plain, text_size
 
-ABOVE = {"screen": 92, "paper": 24}
+ABOVE = {"screen": 80, "paper": 24}
 """Pixels above panels with a title each."""
 PER_LEGEND_ROW = 16
 """Pixels of a row of the paper legend, which stands above the panels."""

@@ -116,6 +116,10 @@ class Report:
             total += analysis.cost(lm, given)
         return Cost(total.forwards, total.tokens, total.bytes)
 
+    def preview(self, lm: "LM", store: Any) -> str:
+        """What would be written to the store, in one line."""
+        return str(store.preview(lm, self._corpus(lm), list(READ)).describe())
+
     def run(self, lm: "LM", store: Any = None) -> list[Section]:
         """Every section, in order, with its result, figure options and rows.
 

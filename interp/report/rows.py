@@ -4,12 +4,15 @@ Rows come from the results' own means and intervals; nothing is computed here. `
 absent. Cards of different `probe` (the hash of the data that was measured on) must not be compared. Join on (metric, site, layer, head).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
 
     from interp.core.analysis import Result
 
@@ -39,6 +42,15 @@ class Row:
     """Hash of the data that it was measured on."""
     seconds: float | None = None
     """Time of the whole analysis."""
+
+
+def cells(table: "xr.Dataset", *dims: str) -> Iterator[tuple[tuple[Any, ...], dict[str, float]]]:
+    """(labels, mean and interval) of every cell of a table with mean, ci_lo and ci_hi over `dims`."""
+    parts = {name: table[name].transpose(*dims).values for name in ("mean", "ci_lo", "ci_hi")}
+    labels = [table[dim].values.tolist() for dim in dims]
+    for place in np.ndindex(parts["mean"].shape):
+        where = tuple(names[index] for names, index in zip(labels, place, strict=True))
+        yield where, {name: float(values[place]) for name, values in parts.items()}
 
 
 def cell(metric: str, at: Any, unit: str = "", **more: Any) -> Row:

@@ -11,7 +11,7 @@ import numpy as np
 
 from interp.core.analysis import Result
 
-from .rows import Row, cell
+from .rows import Row, cell, cells
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,9 @@ def lens(result: Any) -> Section:
     table, count = result.by_depth(), int(result.data["tokens"].sum())
     units = {"nll": "nats", "kl": "nats", "agree": "share"}
     rows = [
-        cell(f"lens {measure}", table.sel(measure=measure, depth=depth), units[str(measure)], layer=int(depth) - 1, n=count)
-        for measure in table["measure"].values
-        for depth in table["depth"].values
-    ]  # fmt: skip
+        cell(f"lens {measure}", at, units[measure], layer=depth - 1, n=count)
+        for (measure, depth), at in cells(table, "measure", "depth")
+    ]
     rows.append(Row("lens half depth", float(result.half_depth()), "depth", n=count))
     rows.append(Row("lens KL area", result.kl_area(), "nats", n=count))
     question = (
@@ -119,9 +118,8 @@ def shares(result: Any) -> Section:
     table, norm = result.by_layer(), result.data["norm"].mean("document")
     count = int(result.data["tokens"].sum())
     rows = [
-        cell("write share", table.sel(part=part, layer=layer), "share", site=f"{part}_out", layer=int(layer), n=count)
-        for part in table["part"].values
-        for layer in table["layer"].values
+        cell("write share", at, "share", site=f"{part}_out", layer=layer, n=count)
+        for (part, layer), at in cells(table, "part", "layer")
     ]
     rows += [
         Row("stream norm", float(norm.sel(layer=layer)), "norm", site="resid_post", layer=int(layer), n=count)
@@ -140,13 +138,10 @@ def heads(result: Any) -> Section:
     count = result.data.sizes["sequence"]
     rows = [Row("copy ratio", ratio["ratio"], "", ci_lo=ratio["ci_lo"], ci_hi=ratio["ci_hi"], n=count, chance=1.0)]
     rows.append(Row("period gap", ratio["period_gap"], "", n=count))
+    chance = {str(metric): _known(table["chance"].sel(metric=metric)) for metric in table["metric"].values}
     rows += [
-        cell(str(metric), at, "nats" if metric == "entropy" else "attention", layer=int(layer), head=int(head), n=count,
-             chance=_known(at["chance"]))
-        for metric in table["metric"].values
-        for layer in table["layer"].values
-        for head in table["head"].values
-        for at in [table.sel(metric=metric, layer=layer, head=head)]
+        cell(metric, at, "nats" if metric == "entropy" else "attention", layer=layer, head=head, n=count, chance=chance[metric])
+        for (metric, layer, head), at in cells(table, "metric", "layer", "head")
     ]  # fmt: skip
     copying = result.data["copying"]
     rows += [
@@ -191,13 +186,11 @@ def tracing(result: Any) -> Section:
             Row(f"total effect {metric}", total["effect"], unit, ci_lo=total["ci_lo"], ci_hi=total["ci_hi"], n=count, chance=0.0, tier=2),
         ]  # fmt: skip
         table = result.by_role(metric, known=known)
+        asked_of = dict(zip(table["role"].values.tolist(), table["n"].values.tolist(), strict=True))
         rows += [
-            cell(f"restored {metric}, {role}", at, unit, site=str(kind), layer=int(layer), n=int(at["n"]), chance=0.0, tier=2)
-            for role in table["role"].values
-            for kind in table["kind"].values
-            for layer in table["layer"].values
-            for at in [table.sel(role=role, kind=kind, layer=layer)]
-        ]  # fmt: skip
+            cell(f"restored {metric}, {role}", at, unit, site=kind, layer=layer, n=asked_of[role], chance=0.0, tier=2)
+            for (role, kind, layer), at in cells(table, "role", "kind", "layer")
+        ]
     peak = result.peak(known=known)
     listed = tuple(_peak(str(kind), peak.sel(kind=kind)) for kind in peak["kind"].values)
     shown = Table(("restored", "strongest at", "layer", "effect on P(answer)", "95 % interval"), listed)

@@ -83,7 +83,8 @@ CASES = [
     ("capture atlas --sites hook_embd", "Did you mean 'hook_embed'"),
     ("capture noweights --sites hook_embed", "--text"),
     ("capture atlas --sites hook_embed --shard 3/2", "0/4"),
-    ("capture atlas --sites hook_embed --max-disk 0.000001", "raise the limit"),
+    ("capture atlas --sites hook_embed --max-disk 1kB", "raise the limit"),
+    ("capture atlas --sites hook_embed --max-disk 20", "20GB"),
     ("capture atlas --sites hook_embed --stored-dtype int8", "bfloat16"),
     ("open nowhere", "Check the path"),
     ("open noweights", "no artefact"),
@@ -92,7 +93,7 @@ CASES = [
     ("sites nowhere/at/all", "no such folder"),
     ("sites empty.txt", "is a file"),
     ("reference show atlass", "Did you mean 'atlas'"),
-    ("cache gc --max-gb -1", "max-gb"),
+    ("cache gc --max-size lots", "--max-size 'lots'"),
     ("frobnicate", "frobnicate"),
 ]
 

@@ -107,8 +107,8 @@ def test_capture_fills_the_store_that_cache_lists(capsys, private_cache):
     assert damaged.code == 1 and "1 damaged" in damaged.out and "--repair" in damaged.out
     assert run(capsys, "cache", "verify", "--repair").code == 0
     assert "4 hit, 1" in run(capsys, *words).out
-    assert "would remove 5" in run(capsys, "cache", "gc", "--max-gb", 0, "--dry-run").out
-    assert "removed 5" in run(capsys, "cache", "gc", "--max-gb", 0).out
+    assert "would remove 5" in run(capsys, "cache", "gc", "--max-size", "0MB", "--dry-run").out
+    assert "removed 5" in run(capsys, "cache", "gc", "--max-size", "0B").out
     assert "nothing is stored" in run(capsys, "cache", "ls").out
 
 
