@@ -184,7 +184,10 @@ def copying_scores(lm: "LM") -> np.ndarray:
     loop = unembed @ lm.weights.W_E.double()  # [d_model, d_model]
     table = np.zeros((lm.spec.n_layers, lm.spec.n_heads))
     for layer in range(lm.spec.n_layers):
-        out, value = lm.weights.W_O(layer).double(), lm.weights.W_V(layer, expand=True, folded=True).double()
+        value = lm.weights.W_V(layer, expand=True, folded=lm.weights.pre_norm).double()  # [head, d_model, d_head]
+        out = lm.weights.W_O(layer).double()  # [head, d_head, d_model]
+        if lm.spec.post_norm:
+            out = out * lm.weights.norm("attn_post", layer)[0].double()
         eigen = torch.linalg.eigvals(out @ loop @ value)  # [head, d_head]
         size = eigen.abs().sum(dim=-1)
         table[layer] = torch.where(size > 0, eigen.real.sum(dim=-1) / size.clamp(min=1e-300), 0.0).cpu().numpy()

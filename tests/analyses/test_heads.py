@@ -225,3 +225,27 @@ def test_refusals(lm, scored):
         scored.top("inductoin")
     with pytest.raises(BadInput, match="fit"):
         HeadScores(periods=(40,))(lm)
+
+
+@pytest.mark.parametrize("model_type", ["olmo2", "gemma2", "gpt_neox"])
+def test_copying_takes_the_norms_of_a_family_as_they_are(model_type):
+    """The direct path from embedding to logits, by the modules themselves: norms held at scale 1, attention on the token itself."""
+    module = tiny(model_type)
+    lm = wrap(module, words(), model_type)
+    found = copying_scores(lm)
+    weights, layer = lm.weights, 1
+    gain_in = weights.norm("attn", layer)[0].double() if weights.pre_norm else torch.ones(lm.spec.d_model).double()
+    gain_out = (
+        weights.norm("attn_post", layer)[0].double() if lm.spec.post_norm else torch.ones(lm.spec.d_model).double()
+    )
+    values, outputs = weights.W_V(layer, expand=True).double(), weights.W_O(layer).double()
+    embed, unembed = weights.W_E.double(), weights.W_U.double()
+    if lm.spec.norm == "layer":
+        embed = embed - embed.mean(dim=1, keepdim=True)
+        outputs = outputs - outputs.mean(dim=-1, keepdim=True)
+    for head in range(lm.spec.n_heads):
+        path = (
+            (embed * gain_in) @ values[head] @ (outputs[head] * gain_out * weights.norm("final")[0].double()) @ unembed
+        )
+        eigen = torch.linalg.eigvals(path - path.mean(dim=1, keepdim=True))
+        assert found[layer, head] == pytest.approx(float(eigen.real.sum() / eigen.abs().sum()), abs=1e-6)

@@ -126,6 +126,11 @@ class Weights:
         return (1.0 + weight if gain_plus_one(self.family) else weight), self._parameter(path, "bias")
 
     @property
+    def pre_norm(self) -> bool:
+        """Whether attention and MLP read the stream through a norm (they do, but in OLMo 2)."""
+        return "attn" in self.family.norms
+
+    @property
     def embed_scale(self) -> Tensor | None:
         """What the embedding module multiplies its table by (Gemma), in the table's dtype; None elsewhere."""
         scale = getattr(self.module.get_submodule(self.family.embed), "embed_scale", None)
