@@ -70,7 +70,8 @@ def work(kinds: tuple[str, ...], n_layers: int, width: int, rule: str, *, read: 
             steps = [(layer, SITES.get(cell.kind, "resid_post")) for layer in cell.layers]
             if cell.kind in SEVERED:
                 steps += [(layer, SEVERED[cell.kind]) for layer in range(cell.layers[-1] + 1, n_layers)]
-            paths.append([step for step in steps if read or step[0] < last])  # else nobody reads what the last layer does
+            # where nothing is read, nobody sees what the last layer does
+            paths.append([step for step in steps if read or step[0] < last])
     wide = single = 0
     for layer in range(n_layers):
         begun = [path for path in paths if path[0][0] < layer]

@@ -113,7 +113,7 @@ class TraceResult(Result):
         part = self._select(known, metric)
         effect = (part["score"] - part["low"]).sel(metric=metric)
         states = xr.DataArray([str(kind).startswith("hidden") for kind in part["kind"].values], dims="kind")
-        effect = effect.where(~(states & (part["pos"] == part["n_pos"] - 1)))  # [prompt, pos, layer, kind], in some order
+        effect = effect.where(~(states & (part["pos"] == part["n_pos"] - 1)))
         table = self._averages(effect, metric, 0.95, known)
         sign = -1.0 if metric == "rank" else 1.0
         rows: dict[str, list[Any]] = {name: [] for name in ("role", "layer", "effect", "ci_lo", "ci_hi", "mean_best")}

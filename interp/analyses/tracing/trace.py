@@ -103,7 +103,8 @@ class CausalTrace(Analysis[TraceResult]):
         for index, job in enumerate(jobs):
             length = len(job.tokens)
             naive += len(self.kinds) * length * spec.n_layers * (rows + 1)
-            mine = length * (1.0 + rows + (rows if index == 0 else 0))  # clean, corrupted; the first prompt's self-check
+            checked = rows if index == 0 else 0  # the first prompt's self-check
+            mine = length * (1.0 + rows + checked)
             for pos in range(job.start, length):
                 read = pos == length - 1
                 wide, single = work(self.kinds, spec.n_layers, self.window, self.window_rule, read=read)
