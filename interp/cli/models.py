@@ -112,7 +112,7 @@ def reference_train(
         int, typer.Option(min=1, help="CPU threads; the committed files were made with the default.")
     ] = 1,
 ) -> None:
-    """Generate the world and train the reference checkpoints again (about an hour on two cores; resumes if interrupted)."""
+    """Generate the world and train the reference checkpoints again (about half an hour on one core; resumes if interrupted)."""
     from interp.models.reference.train import train
 
     train(output, seed=seed, threads=threads, report=typer.echo)
