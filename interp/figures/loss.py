@@ -25,7 +25,9 @@ def plot(result: "LossResult", *, theme: Theme = "screen", venue: str = "neurips
         hovertemplate="position %{x:.0f}<br>loss %{y:.3f}<br>%{customdata} documents<extra></extra>",
     )
     figure.add_trace(line(places, table["entropy"].values, name="entropy of the prediction", index=1))
-    figure.update_xaxes(title_text="position in the document", type="log", dtick="D2" if places[-1] < 30 else 1)
+    figure.update_xaxes(
+        title_text="position in the document", type="log", exponentformat="none", dtick="D2" if places[-1] < 30 else 1
+    )
     figure.update_yaxes(title_text="nats a token", rangemode="tozero")
     figure.update_layout(legend={"orientation": "h", "x": 1.0, "xanchor": "right", "y": 1.0, "yanchor": "bottom"})
     title = f"Loss by position ({result.data.sizes['document']} documents)"
