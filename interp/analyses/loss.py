@@ -41,7 +41,7 @@ from interp.core.site import Site
 from interp.core.stats import bootstrap_ci
 from interp.data import pack
 
-from .streams import POSITIONS, check_corpus, clusters_of, streams, token_scores
+from .streams import POSITIONS, check_predictable, clusters_of, streams, token_scores
 
 if TYPE_CHECKING:
     from interp.core.lm import LM
@@ -145,11 +145,7 @@ class LossByPosition(Analysis[LossResult]):
 
     def check(self, lm: "LM", data: Any) -> None:
         """A corpus whose documents fit the context and hold two tokens or more somewhere."""
-        check_corpus(lm, data)
-        if max(data.lengths) < 2:
-            raise BadInput(
-                "every document of the corpus is one token long: there is nothing to predict. Bring longer text."
-            )
+        check_predictable(lm, data)
 
     def cost(self, lm: "LM", data: Any = None) -> Cost:
         """One forward pass over the corpus, or none where the store has its last residual stream."""

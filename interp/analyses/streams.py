@@ -33,6 +33,15 @@ def check_corpus(lm: "LM", data: object) -> None:
         )
 
 
+def check_predictable(lm: "LM", data: Any) -> None:
+    """`check_corpus`, and that some document has a token to predict."""
+    check_corpus(lm, data)
+    if max(data.lengths) < 2:
+        raise BadInput(
+            "every document of the corpus is one token long: there is nothing to predict. Bring longer text."
+        )
+
+
 POSITIONS = 256
 """Positions of a document whose logits are held at once."""
 
