@@ -273,10 +273,8 @@ def _check_outputs(output: Path | None, figure: Path | None, overwrite: bool) ->
     """Refuse, before anything is computed, what could not be written after it."""
     from interp.core.errors import ArtifactError, one_of
 
-    if output is not None:
-        if output.exists() and not overwrite:
-            raise ArtifactError(f"{str(output)!r} exists. Give another --output, or --overwrite to replace it.")
-        _check_folder("--output", output)
+    if output is not None and output.exists() and not overwrite:
+        raise ArtifactError(f"{str(output)!r} exists. Give another --output, or --overwrite to replace it.")
     if figure is not None:
         from interp.figures import export
 
