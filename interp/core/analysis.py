@@ -182,6 +182,9 @@ R = TypeVar("R", bound=Result)
 class Analysis(Generic[R]):
     """Base of every method: a frozen dataclass whose fields are its options. Subclasses implement `run`."""
 
+    takes: ClassVar[str] = "facts"
+    """What it runs on: `facts` (prompts with a subject), `pairs` (clean and corrupted) or `text`. A property where options decide."""
+
     def __call__(self, lm: "LM", data: Any = None, *, store: Any = None) -> R:
         """Run on a model and data; the result carries what produced it. Raises what `check` and `run` raise."""
         self.check(lm, data)

@@ -1,0 +1,218 @@
+"""One verb a method. A row in `METHODS` makes it: the options come from the config's fields, the data from what the method says it takes.
+
+    interp trace gpt2 --facts facts.jsonl --window 10 -o runs/trace --figure trace.pdf --paper
+    interp patch atlas --task ioi --kinds z --figure heads.svg
+    interp cmap BASE TUNED --pairs pairs.jsonl
+
+A config's `takes` is `facts` (prompts with a subject) or `pairs` (clean and corrupted). Pairs come from a file, from a named task that is
+generated for the model's own tokenizer, or from facts whose subjects are swapped. Reference checkpoints bring their own.
+"""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .models import Backend, Device, DryRun, Dtype, Model
+from .running import Facts, Figure, Overwrite, Paper, SkipBad, check_outputs, facts_for, finish, load, run, say_cost
+
+if TYPE_CHECKING:
+    from interp.core.analysis import Analysis
+    from interp.core.lm import LM
+
+
+@dataclass(frozen=True)
+class Method:
+    """A verb and the analysis behind it."""
+
+    verb: str
+    analysis: str
+    """`module:Class`, imported when the verb is used."""
+    help: str
+    """One line for the list of commands."""
+    essay: str
+    """What `--help` says first."""
+    two_models: bool = False
+    """Takes a second model, OTHER, and is called as `analysis(lm, other, data)`."""
+
+
+METHODS = (
+    Method(
+        "trace",
+        "interp.analyses.tracing:CausalTrace",
+        "Causal tracing: find where a model keeps its facts.",
+        "Causal tracing: which states, restored after the subject is corrupted, bring the fact back?",
+    ),
+)
+
+Pairs = Annotated[Path | None, typer.Option(help="Pairs: JSONL with clean, corrupted, answer and foil.")]
+Task = Annotated[str | None, typer.Option(help="Pairs generated for this model's tokenizer, such as ioi or induction.")]
+Other = Annotated[str, typer.Argument(metavar="OTHER", help="The model to compare with, written as MODEL is.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register a verb for every row. Options are read off the analysis when its verb is asked for."""
+    for method in METHODS:
+        app.command(
+            name=method.verb,
+            short_help=method.help,
+            context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+        )(_verb(method))
+
+
+def _verb(method: Method) -> Any:
+    def verb(context: typer.Context) -> None:
+        from .derive import with_options
+
+        module, _, name = method.analysis.partition(":")
+        analysis = getattr(importlib.import_module(module), name)
+        command = with_options(_two(method, analysis) if method.two_models else _one(method, analysis), analysis)
+        run(command, f"interp {method.verb}", context.args)
+
+    verb.__doc__ = method.essay
+    return verb
+
+
+def _one(method: Method, kind: "type[Analysis]") -> Any:
+    def command(
+        model: Model,
+        facts: Facts = None,
+        pairs: Pairs = None,
+        task: Task = None,
+        skip_bad: SkipBad = False,
+        output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to save the result in.")] = None,
+        figure: Figure = None,
+        paper: Paper = False,
+        limit: Annotated[int, typer.Option(min=1, help="Use at most so many facts or pairs.")] = 100,
+        overwrite: Overwrite = False,
+        backend: Backend = "transformer_lens",
+        device: Device = "auto",
+        dtype: Dtype = "auto",
+        dry_run: DryRun = False,
+        **options: Any,
+    ) -> None:
+        _go(
+            method, kind, [model], options, Source(facts, pairs, task, limit, skip_bad), output=output, figure=figure, paper=paper,
+            overwrite=overwrite, how=(backend, device, dtype), dry_run=dry_run,
+        )  # fmt: skip
+
+    command.__doc__ = method.essay
+    return command
+
+
+def _two(method: Method, kind: "type[Analysis]") -> Any:
+    def command(
+        model: Model,
+        other: Other,
+        facts: Facts = None,
+        pairs: Pairs = None,
+        task: Task = None,
+        skip_bad: SkipBad = False,
+        output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to save the result in.")] = None,
+        figure: Figure = None,
+        paper: Paper = False,
+        limit: Annotated[int, typer.Option(min=1, help="Use at most so many facts or pairs.")] = 100,
+        overwrite: Overwrite = False,
+        backend: Backend = "transformer_lens",
+        device: Device = "auto",
+        dtype: Dtype = "auto",
+        dry_run: DryRun = False,
+        **options: Any,
+    ) -> None:
+        _go(
+            method, kind, [model, other], options, Source(facts, pairs, task, limit, skip_bad), output=output, figure=figure,
+            paper=paper, overwrite=overwrite, how=(backend, device, dtype), dry_run=dry_run,
+        )  # fmt: skip
+
+    command.__doc__ = method.essay
+    return command
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the prompts come from, as the caller said it."""
+
+    facts: Path | None
+    pairs: Path | None
+    task: str | None
+    limit: int
+    skip_bad: bool
+
+    def check(self, takes: str) -> None:
+        """Refuse, before a model is loaded, what does not fit."""
+        from interp.core.errors import BadInput
+
+        given = [name for name in ("facts", "pairs", "task") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise BadInput(f"give one of --{' and --'.join(given)}, not {len(given)}.")
+        if takes == "facts" and given and given[0] != "facts":
+            raise BadInput(f"--{given[0]} gives pairs; this needs prompts with a subject. Give --facts FILE.")
+
+    def early(self, model: str, takes: str) -> Any:
+        """What can be read without the model; None for what needs its tokenizer."""
+        from interp import data
+
+        self.check(takes)
+        if self.pairs is not None:
+            return data.pairs(self.pairs, limit=self.limit)
+        if takes == "facts" or self.facts is not None:
+            return facts_for(model, self.facts, self.limit, self.skip_bad)
+        self.task_for(model)
+        return None
+
+    def task_for(self, model: str) -> str:
+        """The name of the task; refuses what is none."""
+        from interp.core.errors import BadInput, one_of
+        from interp.data import tasks
+        from interp.models import reference
+
+        if model in reference.names():
+            return str(one_of("--task", self.task or "ioi", reference.tasks(model)))
+        if self.task is None:
+            raise BadInput(
+                f"{model!r} needs pairs: give --task NAME ({', '.join(tasks.NAMES)}), --pairs FILE or --facts FILE."
+            )
+        return str(one_of("--task", self.task, tasks.NAMES))
+
+    def late(self, lm: "LM", model: str, takes: str, found: Any) -> Any:
+        """The data, now that there is a tokenizer."""
+        from interp.data import tasks
+        from interp.models import reference
+
+        if takes == "facts" or self.pairs is not None:
+            return found
+        if found is not None:
+            return tasks.facts_swapped(found, lm.tokenizer, n=self.limit)
+        name = self.task_for(model)
+        if model in reference.names():
+            return reference.task(model, name, n=self.limit)
+        return tasks.named(name, lm.tokenizer, n=self.limit)
+
+
+def _go(
+    method: Method,
+    kind: "type[Analysis]",
+    names: list[str],
+    options: dict[str, Any],
+    source: Source,
+    *,
+    output: Path | None,
+    figure: Path | None,
+    paper: bool,
+    overwrite: bool,
+    how: tuple[Any, str, str],
+    dry_run: bool,
+) -> None:
+    from .derive import build
+
+    analysis: Any = build(kind, options)
+    check_outputs(output, figure, overwrite)
+    found = source.early(names[0], analysis.takes)
+    models = [load(name, *how) for name in names]
+    given = source.late(models[0], names[0], analysis.takes, found)
+    if dry_run:
+        say_cost(analysis.cost(*models, given), models[0])
+        return
+    finish(lambda: analysis(*models, given), output=output, figure=figure, paper=paper, overwrite=overwrite)
