@@ -1,20 +1,26 @@
-"""What goes in: prompts with named, aligned spans; facts; corpora as hashed documents; probes generated for any tokenizer."""
+"""What goes in: prompts with named, aligned spans; facts; tasks; corpora as hashed documents; probes generated for any tokenizer."""
 
+from . import tasks
 from .corpora import Corpus, corpus, pack
 from .facts import Facts, facts
 from .neutral import neutral_digest, neutral_text
 from .prompts import Prompt, PromptPair
 from .repeats import RepeatedTokens, repeated_tokens
 from .roles import ROLES, roles
+from .tasks import Desiderata, Desideratum, Lexicon, Task
 from .tokens import TokenPair, TokenPrompt, group_by_length, to_batch, tokenize, tokenize_pair
 
 __all__ = [
     "ROLES",
     "Corpus",
+    "Desiderata",
+    "Desideratum",
     "Facts",
+    "Lexicon",
     "Prompt",
     "PromptPair",
     "RepeatedTokens",
+    "Task",
     "TokenPair",
     "TokenPrompt",
     "corpus",
@@ -25,6 +31,7 @@ __all__ = [
     "pack",
     "repeated_tokens",
     "roles",
+    "tasks",
     "to_batch",
     "tokenize",
     "tokenize_pair",
