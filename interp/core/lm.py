@@ -4,7 +4,7 @@ Methods take an `LM`; they never import a backend. Two backends implement it (`i
 same parity tests.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -109,11 +109,29 @@ class LM(Protocol):
     ) -> Recording:
         """A run that keeps what partial recomputation needs. Rows must be unpadded."""
 
-    def resume(self, base: Recording, cells: Sequence[Sequence[Edit]], *, positions: Sequence[int] = (-1,)) -> Tensor:
+    def resume(
+        self,
+        base: Recording,
+        cells: Sequence[Sequence[Edit]],
+        *,
+        positions: Sequence[int] = (-1,),
+        readout: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Outcomes of the recorded run with each cell's further edits, recomputing only what they can change.
 
         Returns logits [cell, row, position, vocab] at `positions`, equal to `run(tokens, edits=base.edits + cell)`.
+        `readout(logits [n, position, vocab], rows [n])` reduces the last axis at once, so that no vocabulary is held for every cell.
         """
+
+    def resume_sites(
+        self,
+        base: Recording,
+        cells: Sequence[Sequence[Edit]],
+        sites: Sequence[Site],
+        *,
+        at: Sequence[int] | None = None,
+    ) -> dict[Site, Tensor]:
+        """What each cell makes of `sites`: [cell, row, pos, ...] at the positions `at` (all where None), equal to a run's captures."""
 
     def read(self, documents: Sequence[Tensor], sites: Sequence[Site]) -> dict[Site, Tensor]:
         """Activations of whole documents [token, ...], concatenated in order, each attending to itself only.

@@ -141,6 +141,20 @@ class BaseLM:
         checked = [self._edits(cell, plain=True) for cell in cells]
         return self.plain.resume(base, checked, positions=positions, readout=readout)
 
+    def resume_sites(
+        self,
+        base: Recording,
+        cells: Sequence[Sequence[Edit]],
+        sites: "str | Site | Sequence[str | Site]",
+        *,
+        at: Sequence[int] | None = None,
+    ) -> dict[Site, Tensor]:
+        """What each cell makes of `sites`, [cell, row, pos, ...] at the positions `at` (all where None)."""
+        if not isinstance(base, PlainRecording):
+            raise BadInput(f"`resume_sites` starts from what `record` gave; not from a {type(base).__name__}.")
+        checked = [self._edits(cell, plain=True) for cell in cells]
+        return self.plain.resume_sites(base, checked, self._expand(sites), at=at)
+
     def read(self, documents: Sequence[Tensor], sites: "str | Site | Sequence[str | Site]") -> dict[Site, Tensor]:
         """Activations of whole documents [token, ...], concatenated in order, each attending to itself only."""
         for document in documents:

@@ -216,6 +216,19 @@ class PlainModel:
 
         return resume(self, base, cells, positions=positions, readout=readout)
 
+    def resume_sites(
+        self,
+        base: "PlainRecording",
+        cells: Sequence[Sequence[Edit]],
+        sites: Sequence[Site],
+        *,
+        at: Sequence[int] | None = None,
+    ) -> dict[Site, Tensor]:
+        """What each cell makes of `sites`, as `LM.resume_sites`."""
+        from .resume import resume_sites
+
+        return resume_sites(self, base, cells, sites, at=at)
+
 
 def _only(sites: set[Site], handler: Handler) -> Handler:
     return lambda site, x: handler(site, x) if site in sites else x

@@ -70,6 +70,53 @@ def resume(
     return compute(plain, base, cells, positions, readout, plain.resume_level)
 
 
+@torch.no_grad()
+def resume_sites(
+    plain: "PlainModel",
+    base: PlainRecording,
+    cells: Sequence[Sequence[Edit]],
+    sites: Sequence[Site],
+    *,
+    at: Sequence[int] | None = None,
+) -> dict[Site, Tensor]:
+    """What each cell makes of `sites`: [cell, row, pos, ...] at the positions `at`, all where None (queries, for the pattern)."""
+    check_stamp(plain, base)
+    expand([edit.site for cell in cells for edit in cell], plain.spec)
+    sites = expand(sites, plain.spec)
+    keep = torch.tensor(columns_of(base, at), device=plain.device)
+    recorded = base.run.captured
+    if missing := [site for site in sites if site not in recorded]:
+        recorded = {**recorded, **plain.run(base.batch, capture=missing, edits=base.edits).captured}
+    found: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    for cell in cells:
+        tape = Tape(base.batch, sites, [*base.edits, *cell])
+        plain.forward(tape, logits=False)
+        check_fired(tape.fired)
+        for site in sites:
+            found[site].append(tape.captured[site].index_select(pos_axis(site), keep))
+    return {
+        site: torch.stack(parts) if parts else recorded[site].index_select(pos_axis(site), keep)[None][:0]
+        for site, parts in found.items()
+    }
+
+
+def columns_of(base: PlainRecording, positions: Sequence[int] | None) -> list[int]:
+    """Positions as columns from 0 on, every one where None. Raises `BadInput` for one that the rows do not have, and for none at all."""
+    width = base.batch.tokens.shape[1]
+    asked = range(width) if positions is None else positions
+    columns = [int(position) % width for position in asked if -width <= position < width]
+    if len(columns) != len(asked) or not columns:
+        raise BadInput(
+            f"positions {list(asked)}: the rows have {width} tokens. Give at least one between {-width} and {width - 1}."
+        )
+    return columns
+
+
+def pos_axis(site: Site) -> int:
+    """The axis of a site's tensor that positions index: queries, for the pattern."""
+    return site.dims.index("query" if "query" in site.dims else "pos")
+
+
 def compute(
     plain: "PlainModel",
     base: PlainRecording,
@@ -79,12 +126,7 @@ def compute(
     level: str,
 ) -> Tensor:
     """`resume` at a given level (or below it, for edits that need more)."""
-    width = base.batch.tokens.shape[1]
-    read = [position % width for position in positions if -width <= position < width]
-    if len(read) != len(positions) or not read:
-        raise BadInput(
-            f"positions {list(positions)}: the rows have {width} tokens. Give at least one between {-width} and {width - 1}."
-        )
+    read = columns_of(base, positions)
     readout = readout or (lambda logits, rows: logits)
     assert base.run.logits is not None
     every = torch.arange(len(base.batch), device=plain.device)

@@ -87,7 +87,7 @@ def test_partial_recomputation_equals_full_recomputation(name: str, attention: s
         acting = 0
         for index, cell in enumerate(cells):
             want = full(plain, batch, [*edits, *cell])[:, [-1, 4, -3]]
-            torch.testing.assert_close(got[index], want, rtol=0, atol=TOLERANCE, msg=f"cell {index}: {cell}")
+            torch.testing.assert_close(got[index], want, rtol=0, atol=TOLERANCE, msg=lambda text, n=index: f"cell {n}: {text}")
             acting += float((want - base.run.logits[:, [-1, 4, -3]]).abs().max()) > 1e-3
         assert acting > 0.7 * len(cells)
 
