@@ -1,7 +1,7 @@
 """What a trace gives: every prompt's whole map, and the averages over them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import xarray as xr
@@ -62,16 +62,67 @@ class TraceResult(Result):
         """
         part = self._select(known, metric)
         total = (part["high"] - part["low"]).sel(metric=metric)
-        weak = np.abs(total.values) <= tolerance
-        if weak.any() and (not drop or weak.all()):
-            ids = [str(name) for name in part["prompt"].values[weak]]
-            raise BadInput(
-                f"the corruption moves {metric} by at most {tolerance:g} in {len(ids)} of {len(weak)} prompts ({', '.join(ids[:5])}): "
-                "a share of nothing means nothing. Use more noise, another metric, or drop=True to leave them out."
-            )
-        part, total = part.isel(prompt=~weak), total.isel(prompt=~weak)
+        keep = self._strong(total.values, metric, tolerance, drop)
+        part, total = part.isel(prompt=keep), total.isel(prompt=keep)
         share = (part["score"] - part["low"]).sel(metric=metric) / total
         return share.rename("share").transpose("prompt", "kind", "pos", "layer")
+
+    def fraction_restored(
+        self,
+        metric: str = "prob",
+        *,
+        denominator: Literal["total", "hase"] = "total",
+        tolerance: float = 1e-3,
+        drop: bool = False,
+    ) -> xr.DataArray:
+        """Share of what the corruption took away that each cell gives back, all prompts [prompt, kind, pos, layer].
+
+        `total` divides by the total effect, unclipped (`normalised`). `hase` is what the code of Hase et al. 2023 computes:
+        `max(0, (score - low) / |low - max(high, largest score of the kind)|)`, so no share can leave 0 to 1. Prompts whose
+        denominator is at most `tolerance` are refused with `BadInput`; `drop=True` leaves them out.
+        """
+        one_of("denominator", denominator, ("total", "hase"))
+        if denominator == "total":
+            return self.normalised(metric, known=False, tolerance=tolerance, drop=drop)
+        part = self._select(False, metric).sel(metric=metric)
+        best = np.fmax(part["high"], part["score"].max(("pos", "layer")))  # [prompt, kind]
+        size = np.abs(part["low"] - best)
+        keep = self._strong(size.values.min(axis=size.get_axis_num("kind")), metric, tolerance, drop)
+        share = ((part["score"] - part["low"]) / size).isel(prompt=keep)
+        return share.clip(min=0.0).rename("share").transpose("prompt", "kind", "pos", "layer")
+
+    def layer_effects(
+        self,
+        kind: str = "mlp",
+        how: Literal["max", "last subject"] = "max",
+        *,
+        metric: str = "prob",
+        measure: Literal["fraction", "hase", "effect"] = "fraction",
+        tolerance: float = 1e-3,
+        drop: bool = False,
+    ) -> xr.DataArray:
+        """One number a prompt and layer, all prompts [prompt, layer]: what Hase et al. 2023 regress edit scores on.
+
+        `how` takes the largest value over the positions from the subject on, or that of the last subject token. `measure` is
+        `fraction_restored` with the honest or with their denominator, or the plain effect. For windowed kinds, layer is the centre.
+        """
+        one_of("kind", kind, [str(name) for name in self.data["kind"].values])
+        one_of("how", how, ("max", "last subject"))
+        one_of("measure", measure, ("fraction", "hase", "effect"))
+        one_of("metric", metric, [str(name) for name in self.data["metric"].values])
+        if measure == "effect":
+            values = self.effects().sel(metric=metric, kind=kind)
+        else:
+            denominator: Literal["total", "hase"] = "hase" if measure == "hase" else "total"
+            values = self.fraction_restored(metric, denominator=denominator, tolerance=tolerance, drop=drop).sel(
+                kind=kind
+            )
+        role = self.data["role"].sel(prompt=values["prompt"])
+        chosen = (
+            role == "last subject" if how == "last subject" else (role != "") & (role != "bos") & (role != "before")
+        )
+        found = values.where(chosen).max("pos").rename("effect").transpose("prompt", "layer")
+        return found.assign_attrs(kind=kind, how=how, measure=measure)
 
     def total_effect(self, metric: str = "prob", *, known: bool = True, level: float = 0.95) -> dict[str, float]:
         """Mean clean and corrupted score, their difference with its bootstrap interval, and the number of prompts."""
@@ -175,6 +226,17 @@ class TraceResult(Result):
             coords={"role": found, "kind": values["kind"].values, "layer": values["layer"].values},
             attrs={"metric": metric, "level": level, "prompts": values.sizes["prompt"], "known_only": known},
         )
+
+    def _strong(self, total: np.ndarray, metric: str, tolerance: float, drop: bool) -> np.ndarray:
+        """Which prompts [prompt] have a total effect that can be divided by; raises for the others, unless `drop`."""
+        weak = ~(np.abs(total) > tolerance)
+        if weak.any() and (not drop or weak.all()):
+            worst = ", ".join(f"{value:.2g}" for value in total[weak][:5])
+            raise BadInput(
+                f"the corruption moves {metric} by at most {tolerance:g} in {int(weak.sum())} of {len(weak)} prompts (by {worst}): "
+                "a share of nothing means nothing. Use more noise, another metric, or drop=True to leave them out."
+            )
+        return np.flatnonzero(~weak)
 
     def _select(self, known: bool, metric: str) -> xr.Dataset:
         one_of("metric", metric, [str(name) for name in self.data["metric"].values])
