@@ -31,6 +31,7 @@ _PUBLIC = {
     "Store": "interp.cache:Store",
     # methods
     "CausalTrace": "interp.analyses.tracing:CausalTrace",
+    "DirectLogit": "interp.analyses.direct:DirectLogit",
     "LogitLens": "interp.analyses.lens:LogitLens",
     "HeadScores": "interp.analyses.heads:HeadScores",
     "LossByPosition": "interp.analyses.loss:LossByPosition",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from interp import data as data
     from interp import figures as figures
     from interp import verify as verify
+    from interp.analyses.direct import DirectLogit as DirectLogit
     from interp.analyses.heads import HeadScores as HeadScores
     from interp.analyses.lens import LogitLens as LogitLens
     from interp.analyses.loss import LossByPosition as LossByPosition

@@ -45,6 +45,12 @@ METHODS = (
         "Causal tracing: find where a model keeps its facts.",
         "Causal tracing: which states, restored after the subject is corrupted, bring the fact back?",
     ),
+    Method(
+        "direct",
+        "interp.analyses.direct:DirectLogit",
+        "Direct logit attribution: what each component writes towards the answer.",
+        "Direct logit attribution: what each head and MLP writes towards the answer; it sums to the logit.",
+    ),
 )
 
 Pairs = Annotated[Path | None, typer.Option(help="Pairs: JSONL with clean, corrupted, answer and foil.")]
