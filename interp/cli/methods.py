@@ -175,12 +175,14 @@ class Source:
         from interp.models import reference
 
         if model in reference.names():
-            return str(one_of("--task", self.task or "ioi", reference.tasks(model)))
+            one_of("--task", self.task or "ioi", reference.tasks(model))
+            return self.task or "ioi"
         if self.task is None:
             raise BadInput(
                 f"{model!r} needs pairs: give --task NAME ({', '.join(tasks.NAMES)}), --pairs FILE or --facts FILE."
             )
-        return str(one_of("--task", self.task, tasks.NAMES))
+        one_of("--task", self.task, tasks.NAMES)
+        return self.task
 
     def late(self, lm: "LM", model: str, takes: str, found: Any) -> Any:
         """The data, now that there is a tokenizer."""
