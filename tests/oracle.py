@@ -83,6 +83,15 @@ def locate(
                 attention.query_key_value, "out",
                 lambda x: x.reshape(*x.shape[:-1], -1, 3 * d)[..., index * d : (index + 1) * d], write,
             )  # fmt: skip
+        if family == "phi3":
+            wide = model.config.num_attention_heads * d
+            narrow = model.config.num_key_value_heads * d
+            low = (0, wide, wide + narrow)[index]
+            high = (wide, wide + narrow, wide + 2 * narrow)[index]
+            return (
+                attention.qkv_proj, "out", lambda x: split(x[..., low:high]),
+                lambda x, new: torch.cat([x[..., :low], new.flatten(-2), x[..., high:]], -1),
+            )  # fmt: skip
         return getattr(attention, f"{kind}_proj"), "out", split, join
     if kind == "z":
         name = {"gpt2": "c_proj", "gpt_neo": "out_proj", "gpt_neox": "dense"}.get(family, "o_proj")
@@ -93,15 +102,22 @@ def locate(
         return module, "out", same, put
     if kind == "mlp_out":
         return block.post_feedforward_layernorm if sandwich else block.mlp, "out", same, put
+    if family == "phi3" and kind != "mlp_post":
+        half = model.config.intermediate_size
+        if kind == "mlp_pre":
+            return (
+                block.mlp.gate_up_proj, "out", lambda x: x[..., :half],
+                lambda x, new: torch.cat([new, x[..., half:]], -1),
+            )  # fmt: skip
+        return (
+            block.mlp.gate_up_proj, "out", lambda x: x[..., half:], lambda x, new: torch.cat([x[..., :half], new], -1)
+        )  # fmt: skip
     up, gate, down = {
         "gpt2": ("c_fc", "c_fc", "c_proj"), "gpt_neo": ("c_fc", "c_fc", "c_proj"),
         "gpt_neox": ("dense_h_to_4h", "dense_h_to_4h", "dense_4h_to_h"),
     }.get(family, ("up_proj", "gate_proj", "down_proj"))  # fmt: skip
-    return {
-        "mlp_pre": (getattr(block.mlp, gate), "out", same, put),
-        "mlp_pre_linear": (getattr(block.mlp, up), "out", same, put),
-        "mlp_post": (getattr(block.mlp, down), "in", same, put),
-    }[kind]
+    name, side = {"mlp_pre": (gate, "out"), "mlp_pre_linear": (up, "out"), "mlp_post": (down, "in")}[kind]
+    return getattr(block.mlp, name), side, same, put
 
 
 @contextlib.contextmanager

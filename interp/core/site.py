@@ -9,7 +9,9 @@ names are accepted and printed by every function, file and axis of the workbench
 What a name means is written once, in `KINDS`. Two meanings are worth knowing, because libraries differ on them:
 `attn_out` and `mlp_out` are what is *added to the residual stream* (after the post-norm of Gemma 2/3 and OLMo 2), so that
 `resid_post = resid_pre + attn_out + mlp_out` holds for every family; `q` and `k` are before rotary embedding and before any
-query/key norm. In grouped-query models `k` and `v` have one entry a key/value head, not one a query head.
+query/key norm. In grouped-query models `k` and `v` have one entry a key/value head, not one a query head. `pattern` is over the
+tokens only: where heads may attend to a learned sink too (`spec.sinks`), its rows sum to one minus the sink's share, and editing it
+edits what is read from the tokens.
 """
 
 import fnmatch
@@ -45,7 +47,10 @@ KINDS: dict[str, Kind] = {
     "k": Kind("blocks.{}.attn.hook_k", KV, 4, "keys, before rotary embedding and key norm"),
     "v": Kind("blocks.{}.attn.hook_v", KV, 5, "values"),
     "pattern": Kind(
-        "blocks.{}.attn.hook_pattern", ("head", "query", "key"), 6, "attention probabilities; rows sum to 1"
+        "blocks.{}.attn.hook_pattern",
+        ("head", "query", "key"),
+        6,
+        "attention probabilities; rows sum to 1, less what a sink takes",
     ),
     "z": Kind("blocks.{}.attn.hook_z", HEAD, 7, "pattern-weighted values, before W_O", ("blocks.{}.attn.o.hook_in",)),
     "attn_out": Kind("blocks.{}.hook_attn_out", STREAM, 8, "what attention adds to the residual stream"),
@@ -187,7 +192,9 @@ def _has(spec: ModelSpec, kind: str) -> bool:
     absent = {
         "pos_embed": spec.positions != "learned",
         "resid_mid": spec.parallel,
-        "mlp_pre_linear": not spec.gated,
+        "mlp_pre_linear": not spec.gated or bool(spec.experts),
+        "mlp_pre": bool(spec.experts),
+        "mlp_post": bool(spec.experts),
     }
     return not absent.get(kind, False)
 
@@ -196,10 +203,15 @@ def _absent(site: Site, spec: ModelSpec) -> str:
     if site.layer is not None and not site.layer < spec.n_layers:
         last = spec.n_layers - 1
         return f"{site.name!r}: {spec.name} has layers 0 to {last}. Write a layer in that range."
+    experts = (
+        f"its neurons lie in {spec.experts} experts, each of which sees only some tokens; `hook_mlp_out` is their sum"
+    )
     why = {
+        "mlp_pre": experts,
+        "mlp_post": experts,
         "pos_embed": "its positions are not learned embeddings",
         "resid_mid": "its attention and MLP run in parallel",
-        "mlp_pre_linear": "its MLP is not gated",
+        "mlp_pre_linear": experts if spec.experts else "its MLP is not gated",
     }.get(site.kind, "the backend does not offer it")
     return f"{site.name!r}: {spec.name} has no such site, because {why}. `interp sites MODEL` lists what it has."
 

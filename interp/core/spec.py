@@ -14,7 +14,7 @@ class ModelSpec:
     name: str
     """What the caller asked for, without any machine path: `gpt2`, `atlas`, the folder's own name."""
     family: str
-    """transformers' `model_type`: gpt2, gpt_neo, gpt_neox, llama, mistral, qwen3, gemma2, gemma3_text, olmo2."""
+    """transformers' `model_type`: gpt2, gpt_neo, gpt_neox, llama, mistral, qwen3, qwen3_moe, gemma2, gemma3_text, olmo2, phi3, gpt_oss."""
     n_layers: int
     n_heads: int
     """Query heads."""
@@ -23,6 +23,7 @@ class ModelSpec:
     d_model: int
     d_head: int
     d_mlp: int
+    """Neurons of a layer's MLP; of one expert, where `experts` is not 0."""
     vocab: int
     """Rows of the embedding matrix (may exceed the tokenizer's size)."""
     n_ctx: int
@@ -50,6 +51,10 @@ class ModelSpec:
     processing: str = "raw"
     """`raw`, or `folded` where norms are folded into the weights."""
     revision: str | None = None
+    experts: int = 0
+    """Experts of a layer, of which each token takes a few; 0 where there is one MLP for all tokens."""
+    sinks: bool = False
+    """Each head may also attend to a learned sink, so that a row of its pattern sums to less than 1 (GPT-OSS)."""
 
     @property
     def bytes_per_value(self) -> int:

@@ -45,6 +45,10 @@ _CONVERT = (
     "Pickled weights are never loaded, because unpickling runs code. If you trust their source, convert them once: "
     "`AutoModelForCausalLM.from_pretrained(path).save_pretrained(new_path)` writes safetensors."
 )
+_DEQUANTISE = (
+    "Write them out once in bfloat16, which takes four times the space: `AutoModelForCausalLM.from_pretrained(path, "
+    "quantization_config=Mxfp4Config(dequantize=True), dtype='bfloat16').save_pretrained(new_path)`, and load new_path."
+)
 _HARMLESS = re.compile(
     r"(rotary_emb\.inv_freq|\.attn\.(attention\.)?(bias|masked_bias)|attention\.(bias|masked_bias))$"
 )
@@ -85,9 +89,12 @@ class Checkpoint:
         """Check the configuration and every header, without reading weights. Raises `CheckpointError` and its kin."""
         config = self.config()
         family_of(SimpleNamespace(**config))  # type: ignore[arg-type]
-        if config.get("quantization_config"):
+        if quantised := config.get("quantization_config"):
+            method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+            advice = _DEQUANTISE if method == "mxfp4" else "Load the unquantised model."
             raise CheckpointError(
-                f"{self.name}: its weights are quantised, and reading them needs code of their format. Load the unquantised model."
+                f"{self.name}: its weights are quantised{f' ({method})' if method else ''}, and reading them needs code of their format. "
+                + advice
             )
         files = self._weight_files()
         for file in files:

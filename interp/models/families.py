@@ -10,8 +10,13 @@ backend, goes by this table, so a name cannot mean two things.
 
 What is easy to get wrong, and is right here: `attn_out` and `mlp_out` are taken after the post-norm of Gemma 2/3 and OLMo 2;
 `q` and `k` are outputs of the projections, before rotary embedding and before any norm; the embedding of Gemma is taken after
-its scaling by the root of the width; GPT-NeoX interleaves query, key and value head by head, GPT-2 puts them in thirds; OLMo 2
-has no norm before its MLP, so the stream between attention and MLP is the MLP's own input.
+its scaling by the root of the width; GPT-NeoX interleaves query, key and value head by head, GPT-2 and Phi-3 put them one after
+another (as wide as their heads are many), and Phi-3 the gate before the linear branch; OLMo 2 has no norm before its MLP, so the
+stream between attention and MLP is the MLP's own input. A mixture of experts has neurons only inside its experts, and which tokens
+an expert sees is decided anew in every pass: its layers have `mlp_out` and no `mlp_pre` or `mlp_post`. GPT-OSS lets each head attend
+to a learned sink besides the tokens; its pattern is over the tokens only, so a row sums to one minus the sink's share. The experts of
+one pass are computed together: a token's last digit depends on how many others chose the same expert, so statements that hold to
+the last bit elsewhere (nothing before an edited token moves) hold to rounding there.
 
 Sliding windows count the token itself: a window of 5 sees four tokens back, in every family, GPT-Neo's local layers included.
 """
@@ -31,7 +36,7 @@ from interp.core.spec import ModelSpec
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-Part = Literal["all", "thirds 0", "thirds 1", "thirds 2", "by head 0", "by head 1", "by head 2"]
+Part = Literal["all", "q", "k", "v", "by head 0", "by head 1", "by head 2", "gate", "up"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Tap:
     side: Literal["in", "out"] = "out"
     """Whether the site is the module's first input or its (first) output."""
     part: Part = "all"
-    """Which part of a fused query-key-value output: whole thirds, or thirds within each head."""
+    """Which part of a fused output: q, k or v where they follow each other, thirds within each head, the halves of a gated MLP."""
     heads: Literal["", "head", "kv_head"] = ""
     """Split the last axis into query heads or key/value heads."""
 
@@ -52,21 +57,30 @@ class Tap:
         if self.part.startswith("by head"):  # [..., head * 3 * d_head] -> [..., head, d_head]
             return rearrange(raw, "... (h s d) -> ... h s d", s=3, d=spec.d_head)[..., int(self.part[-1]), :]
         if self.part != "all":
-            raw = raw.chunk(3, dim=-1)[int(self.part[-1])]  # [..., head * d_head]
+            raw = raw[..., self.span(spec)]
         return rearrange(raw, "... (h d) -> ... h d", d=spec.d_head) if self.heads else raw
 
     def put(self, raw: Tensor, new: Tensor, spec: ModelSpec) -> Tensor:
         """The module's tensor with the site's part replaced by `new`; `raw` itself is left alone."""
-        if self.part == "all":
-            return rearrange(new, "... h d -> ... (h d)") if self.heads else new
-        index = int(self.part[-1])
         if self.part.startswith("by head"):
             parts = list(rearrange(raw, "... (h s d) -> s ... h d", s=3, d=spec.d_head))
-            parts[index] = new
+            parts[int(self.part[-1])] = new
             return rearrange(torch.stack(parts), "s ... h d -> ... (h s d)")
-        thirds = list(raw.chunk(3, dim=-1))
-        thirds[index] = rearrange(new, "... h d -> ... (h d)")
-        return torch.cat(thirds, dim=-1)
+        if self.heads:
+            new = rearrange(new, "... h d -> ... (h d)")
+        if self.part == "all":
+            return new
+        span = self.span(spec)
+        return torch.cat([raw[..., : span.start], new, raw[..., span.stop :]], dim=-1)
+
+    def span(self, spec: ModelSpec) -> slice:
+        """Where a part lies on the last axis of a fused output whose parts follow each other."""
+        if self.part in ("gate", "up"):
+            start = spec.d_mlp * (self.part == "up")
+            return slice(start, start + spec.d_mlp)
+        widths = [heads * spec.d_head for heads in (spec.n_heads, spec.n_kv_heads, spec.n_kv_heads)]
+        index = "qkv".index(self.part)
+        return slice(sum(widths[:index]), sum(widths[: index + 1]))
 
 
 @dataclass(frozen=True)
@@ -91,6 +105,8 @@ class Family:
     """Attention goes through transformers' AttentionInterface, so a registered function sees it."""
     norms: Mapping[str, str] = field(default_factory=dict)
     """Norms in a layer by what they precede or follow: attn, mlp, attn_post, mlp_post, q, k."""
+    experts: Mapping[str, int] = field(default_factory=dict)
+    """Parameters that read the input of a mixture of experts, with their axis of the model's width; each layer has some of them."""
 
     def path(self, site: Site) -> str:
         """Module path of a site's tap from the model's root. KeyError for the pattern of an `interface` family."""
@@ -133,8 +149,8 @@ _GPT2 = Family(
     "gpt2", "transformer.h", "attn", "transformer.wte", "transformer.ln_f",
     {
         **_common("transformer.wte", "transformer.ln_f"), "pos_embed": Tap("transformer.wpe"),
-        "q": Tap("attn.c_attn", "out", "thirds 0", "head"), "k": Tap("attn.c_attn", "out", "thirds 1", "kv_head"),
-        "v": Tap("attn.c_attn", "out", "thirds 2", "kv_head"), "z": Tap("attn.c_proj", "in", heads="head"),
+        "q": Tap("attn.c_attn", "out", "q", "head"), "k": Tap("attn.c_attn", "out", "k", "kv_head"),
+        "v": Tap("attn.c_attn", "out", "v", "kv_head"), "z": Tap("attn.c_proj", "in", heads="head"),
         "attn_out": Tap("attn"), "resid_mid": Tap("ln_2", "in"), **_plain_mlp("c_fc", "c_proj"),
     },
     pos_embed="transformer.wpe", norm="layer", gated=False, norms={"attn": "ln_1", "mlp": "ln_2"},
@@ -195,6 +211,19 @@ _OLMO2 = replace(
     norms={"attn_post": "post_attention_layernorm", "mlp_post": "post_feedforward_layernorm", **_QK},
 )  # fmt: skip
 
+_PHI3 = replace(
+    _LLAMA, model_type="phi3",
+    taps={
+        **_LLAMA.taps, "q": Tap("self_attn.qkv_proj", "out", "q", "head"),
+        "k": Tap("self_attn.qkv_proj", "out", "k", "kv_head"), "v": Tap("self_attn.qkv_proj", "out", "v", "kv_head"),
+        "mlp_pre": Tap("mlp.gate_up_proj", "out", "gate"), "mlp_pre_linear": Tap("mlp.gate_up_proj", "out", "up"),
+    },
+)  # fmt: skip
+
+_MOE_TAPS = {kind: tap for kind, tap in _LLAMA.taps.items() if kind not in ("mlp_pre", "mlp_pre_linear", "mlp_post")}
+
+_QWEN3 = replace(_LLAMA, model_type="qwen3", norms={**_LLAMA.norms, **_QK})
+
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
@@ -203,10 +232,28 @@ FAMILIES: dict[str, Family] = {
         _GPT_NEOX,
         _LLAMA,
         replace(_LLAMA, model_type="mistral"),
-        replace(_LLAMA, model_type="qwen3", norms={**_LLAMA.norms, **_QK}),
+        _QWEN3,
+        replace(
+            _QWEN3,
+            model_type="qwen3_moe",
+            taps=_MOE_TAPS,
+            experts={
+                "mlp.gate.weight": 1,
+                "mlp.experts.gate_up_proj": 2,
+                "mlp.gate_proj.weight": 1,
+                "mlp.up_proj.weight": 1,
+            },
+        ),
         _GEMMA2,
         replace(_GEMMA2, model_type="gemma3_text", norms={**_GEMMA2.norms, **_QK}),
         _OLMO2,
+        _PHI3,
+        replace(
+            _LLAMA,
+            model_type="gpt_oss",
+            taps=_MOE_TAPS,
+            experts={"mlp.router.weight": 1, "mlp.experts.gate_up_proj": 1},
+        ),
     )
 }
 
@@ -226,6 +273,10 @@ def family_of(config: "PretrainedConfig") -> Family:
             raise UnsupportedArchitecture(
                 f"this {kind} has {what} (`{option}`), which no causal language model here has."
             )
+    if FAMILIES[kind].experts and getattr(config, "num_experts", getattr(config, "num_local_experts", 1)) == 0:
+        raise UnsupportedArchitecture(
+            f"this {kind} has no experts (`num_experts` is 0). Load it as the family without them."
+        )
     if kind == "gemma3_text" and getattr(config, "attn_logit_softcapping", None):
         raise UnsupportedArchitecture(
             f"this {kind} caps its attention scores (`attn_logit_softcapping`), which transformers does under eager attention and "
@@ -258,7 +309,7 @@ def windows_of(config: "PretrainedConfig") -> tuple[int | None, ...]:
     if config.model_type == "gpt_neo":
         return tuple(config.window_size if kind == "local" else None for kind in config.attention_layers)
     window = getattr(config, "sliding_window", None)
-    if config.model_type == "mistral":
+    if config.model_type in ("mistral", "phi3", "qwen3_moe"):
         return (window,) * n
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * n
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
@@ -277,6 +328,8 @@ def spec_of(
     family = family_of(config)
     heads, width = config.num_attention_heads, config.hidden_size
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
+    if family.experts:
+        inner = getattr(config, "moe_intermediate_size", None) or inner
     parameter = next(module.parameters())
     return ModelSpec(
         name=name,
@@ -303,6 +356,8 @@ def spec_of(
         backend=backend,
         processing=processing,
         revision=revision,
+        experts=config.num_local_experts if family.experts else 0,
+        sinks=family.model_type == "gpt_oss",
     )
 
 

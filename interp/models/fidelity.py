@@ -14,7 +14,9 @@ hook at a tensor that nobody reads any more. This runs a few rows of seeded rand
 - dtype and attention implementation, against what `spec` claims.
 
 Differences are judged relative to the largest logit, with a tolerance by dtype: attention is computed by another routine (eager against
-sdpa), which in bfloat16 alone moves logits by percents. It says nothing about whether the checkpoint is any good.
+sdpa), which in bfloat16 alone moves logits by percents. In a mixture of experts such a difference may send a token to another expert,
+and then logits differ by much: that is reported, because it is so; `backend="nnsight"` attends as the plain model does. It says
+nothing about whether the checkpoint is any good.
 """
 
 from collections.abc import Iterator
@@ -255,7 +257,15 @@ def _perturbation(lm: "BaseLM", batch: Batch, info: SiteInfo, seed: int) -> Edit
 
 
 def _claims(lm: "BaseLM") -> tuple[str, ...]:
-    kinds = {str(p.dtype).removeprefix("torch.") for p in lm.module.parameters() if p.is_floating_point()}
+    kept = {
+        *(lm.module._keep_in_fp32_modules or ()),
+        *(lm.module._keep_in_fp32_modules_strict or ()),
+    }  # norms of GPT-OSS
+    kinds = {
+        str(parameter.dtype).removeprefix("torch.")
+        for name, parameter in lm.module.named_parameters()
+        if parameter.is_floating_point() and not (parameter.dtype == torch.float32 and kept & set(name.split(".")))
+    }
     found = (
         []
         if kinds == {lm.spec.dtype}

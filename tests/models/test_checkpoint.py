@@ -220,7 +220,9 @@ def test_code_beside_a_known_architecture_is_never_run(folder: Path) -> None:
 
 def test_quantised_weights(folder: Path) -> None:
     change_config(folder, quantization_config={"quant_method": "gptq"})
-    refused(folder, "quantised")
+    refused(folder, "quantised (gptq)", "Load the unquantised model")
+    change_config(folder, quantization_config={"quant_method": "mxfp4"})
+    refused(folder, "quantised (mxfp4)", "Mxfp4Config(dequantize=True)", "save_pretrained(new_path)")
 
 
 def test_the_stored_dtype_is_the_configurations_else_the_tensors(folder: Path) -> None:

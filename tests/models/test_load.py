@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,10 @@ import interp
 from interp.core.edit import scale
 from interp.core.errors import BadInput, CheckpointError, UnsupportedArchitecture
 from interp.models.bridge import BridgeLM
-from interp.models.load import devices, load, pick_device, pick_dtype, wrap
+from interp.models.load import devices, load, pick_device, pick_dtype, spec_of_checkpoint, wrap
 from interp.models.tracer import TracerLM
 from tests import oracle
-from tests.models.tiny import FAMILIES, tiny, tiny_checkpoint, tokens
+from tests.models.tiny import EXPERTS, FAMILIES, tiny, tiny_checkpoint, tokens
 from tests.models.wrapped import BACKENDS, module, tokenizer
 
 
@@ -152,3 +153,15 @@ def test_planted_models_are_models() -> None:
     for backend in BACKENDS:
         model = reference.as_lm(planted, backend=backend)
         assert model.spec.family == "gpt2" and model.run([1, 2, 3]).logits is not None
+
+
+@pytest.mark.parametrize("name", ["phi3", *EXPERTS])
+def test_fused_and_expert_checkpoints_load_from_a_folder(name: str, tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path, name)
+    model = load(folder, backend="nnsight")
+    assert model.fidelity().ok and model.spec.family == name
+    cold = spec_of_checkpoint(folder)
+    assert replace(cold, device="cpu", backend="nnsight") == model.spec
+    assert cold.experts == (6 if name in EXPERTS else 0) and cold.sinks == (name == "gpt_oss")
+    if name == "gpt_oss":  # transformers keeps its norms in float32, beside float16 for the rest
+        assert load(folder, backend="nnsight", dtype="float16", device="cpu").fidelity().ok

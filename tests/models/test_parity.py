@@ -203,6 +203,11 @@ AWKWARD = [
     ("llama", {"rms_norm_eps": 0.3}), ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
     ("llama", {"num_key_value_heads": 4}), ("llama", {"num_key_value_heads": 1}), ("mistral", {"sliding_window": None}),
     ("qwen3", {"rms_norm_eps": 0.3}), ("gemma2", {"rms_norm_eps": 0.3}), ("olmo2", {"tie_word_embeddings": True}),
+    ("phi3", {"sliding_window": None, "tie_word_embeddings": True}),
+    ("phi3", {"rope_parameters": None, "rms_norm_eps": 0.3}),
+    ("qwen3_moe", {"mlp_only_layers": None, "decoder_sparse_step": 2, "use_sliding_window": False, "norm_topk_prob": False}),
+    ("qwen3_moe", {"attention_bias": True, "num_key_value_heads": 1, "tie_word_embeddings": True}),
+    ("gpt_oss", {"attention_bias": False, "num_experts_per_tok": 1}), ("gpt_oss", {"num_key_value_heads": 4, "rms_norm_eps": 0.3}),
 ]  # fmt: skip
 
 

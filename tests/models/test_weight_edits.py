@@ -8,7 +8,7 @@ from interp.core.errors import BadInput, InterpError
 from interp.models.weights import edit_weights
 
 from .test_weights import views_of
-from .tiny import FAMILIES, tiny, tokens
+from .tiny import EXPERTS, FAMILIES, tiny, tokens
 
 
 def snapshot(module) -> dict[str, Tensor]:
@@ -26,14 +26,17 @@ def test_every_view_can_be_edited_and_comes_back(model_type):
     w, before = views_of(module), snapshot(module)
     with torch.no_grad():
         clean = module(tokens()).logits
-    for name in ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out", "b_Q", "b_V", "b_O", "b_in", "b_out"):
+    mlp = () if model_type in EXPERTS else ("W_in", "W_gate", "W_out", "b_in", "b_out")
+    for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_V", "b_O", *mlp):
         view = w.raw(name, 2)
         if view is None:
             with pytest.raises(BadInput, match="no"), edit_weights(module, {f"{name}.2": torch.zeros(1)}):
                 pass
             continue
         new = torch.randn(view.shape, generator=torch.Generator().manual_seed(1))
-        others = {key: w.raw(key, 2).clone() for key in ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_out") if key != name}
+        matrices = ("W_Q", "W_K", "W_V", "W_O", *mlp[:3])
+        others = {key: w.raw(key, 2) for key in matrices if key != name}
+        others = {key: old.clone() for key, old in others.items() if old is not None}
         with edit_weights(module, {f"{name}.2": new}), torch.no_grad():
             assert torch.equal(w.raw(name, 2), new), name
             assert all(torch.equal(w.raw(key, 2), old) for key, old in others.items()), name
@@ -161,4 +164,18 @@ def test_many_edits_leave_the_model_bit_identical():
         noise = torch.randn(32, generator=torch.Generator().manual_seed(neuron))
         with edit_weights(module, {("W_out", 1, neuron): views_of(module).W_out(1)[neuron] + noise}):
             assert not unchanged(module, before)
+    assert unchanged(module, before)
+
+
+@pytest.mark.parametrize("model_type", EXPERTS)
+def test_experts_are_edited_by_their_parameters_and_not_by_a_view(model_type):
+    module = tiny(model_type)
+    before = snapshot(module)
+    with pytest.raises(BadInput, match=r"W_out: .*6 experts"), edit_weights(module, {"W_out.1": torch.zeros(24, 32)}):
+        pass
+    name = "model.layers.1.mlp.experts.down_proj"
+    with torch.no_grad():
+        clean = module(tokens()).logits
+        with edit_weights(module, {name: torch.zeros_like(before[name])}):
+            assert not torch.allclose(module(tokens()).logits, clean, atol=1e-2)
     assert unchanged(module, before)

@@ -10,9 +10,10 @@ from interp.core.errors import BadInput, UnsupportedArchitecture
 from interp.models.families import family_of, spec_of
 from interp.models.weights import Weights, edit_weights, fold_norms
 
-from .tiny import FAMILIES, tiny, tokens
+from .tiny import EXPERTS, FAMILIES, tiny, tokens
 
 LAYER = 1
+LAYER_NORM = ("gpt2", "gpt_neo", "gpt_neox")
 PRE_NORM = [name for name in FAMILIES if name != "olmo2"]
 
 
@@ -54,6 +55,11 @@ class Seen:
         if self.type == "gpt_neox":
             x, fused = self.io["attention.query_key_value"]
             return x, list(fused.view(*x.shape[:2], self.heads, -1).chunk(3, dim=-1))
+        if self.type == "phi3":
+            x, fused = self.io["self_attn.qkv_proj"]
+            sizes = [n * self.layer.self_attn.head_dim for n in (self.heads, self.kv, self.kv)]
+            parts = zip(fused.split(sizes, dim=2), (self.heads, self.kv, self.kv), strict=True)
+            return x, [part.reshape(*x.shape[:2], n, -1) for part, n in parts]
         name = "attn.attention" if self.type == "gpt_neo" else "self_attn"
         x = self.io[f"{name}.q_proj"][0]
         outs = [self.io[f"{name}.{part}_proj"][1] for part in "qkv"]
@@ -68,7 +74,8 @@ class Seen:
 
     @property
     def act(self):
-        return getattr(self.layer.mlp, "act", None) or self.layer.mlp.act_fn
+        mlp = self.layer.mlp
+        return getattr(mlp, "act", None) or getattr(mlp, "act_fn", None) or mlp.activation_fn
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
@@ -91,6 +98,11 @@ def test_every_view_recomputes_what_the_model_computes(model_type):
     z, attn_out = seen.o()
     z = z.view(*z.shape[:2], seen.heads, -1)
     assert close(plus(torch.einsum("bphk,hkd->bpd", z, w.W_O(LAYER)), w.b_O(LAYER)), attn_out)
+    if model_type in EXPERTS:
+        for view in ("W_in", "W_gate", "W_out", "b_in", "b_out"):
+            with pytest.raises(BadInput, match=rf"{view}: .*6 experts.*mlp.experts.gate_up_proj"):
+                getattr(w, view)(LAYER)
+        return
     x, mlp_out = seen.mlp()
     inner = plus(x @ w.W_in(LAYER), w.b_in(LAYER))
     gate = w.W_gate(LAYER)
@@ -156,7 +168,7 @@ def test_expanded_heads_are_those_that_attention_uses():
 def test_folded_views_read_the_bare_stream(model_type):
     module = tiny(model_type)
     w, seen = views_of(module), Seen(module, model_type)
-    config, layer_norm = module.config, model_type.startswith("gpt")
+    config, layer_norm = module.config, model_type in LAYER_NORM
     eps = (
         getattr(config, "layer_norm_epsilon", None)
         or getattr(config, "layer_norm_eps", None)
@@ -176,9 +188,13 @@ def test_folded_views_read_the_bare_stream(model_type):
     for name, part in zip("QKV", seen.qkv()[1], strict=True):
         made = torch.einsum("bpd,hdk->bphk", x, getattr(w, f"W_{name}")(LAYER, folded=True))
         assert close(plus(made, getattr(w, f"b_{name}")(LAYER, folded=True)), part, 2e-5), name
+    if model_type in EXPERTS:
+        return
     inner = plus(bare(second) @ w.W_in(LAYER, folded=True), w.b_in(LAYER, folded=True))
-    path = {"gpt2": "c_fc", "gpt_neo": "c_fc", "gpt_neox": "dense_h_to_4h"}.get(model_type, "up_proj")
-    assert close(inner, seen.io[f"mlp.{path}"][1], 2e-5)
+    path = {"gpt2": "c_fc", "gpt_neo": "c_fc", "gpt_neox": "dense_h_to_4h", "phi3": "gate_up_proj"}.get(
+        model_type, "up_proj"
+    )
+    assert close(inner, seen.io[f"mlp.{path}"][1][..., -inner.shape[-1] :], 2e-5)
 
 
 @pytest.mark.parametrize("model_type", PRE_NORM)
@@ -189,11 +205,11 @@ def test_folding_in_place_leaves_log_probs_alone(model_type):
     with torch.no_grad():
         before = module(tokens()).logits.log_softmax(-1)
         assert fold_norms(folded, family_of(folded.config)) is folded
-        exact = model_type.startswith("gpt")  # RMS norms compute in float32 even here
+        exact = model_type in LAYER_NORM  # RMS norms compute in float32 even here
         assert (folded(tokens()).logits.log_softmax(-1) - before).abs().max() < (1e-12 if exact else 1e-5)
         assert torch.equal(module(tokens()).logits.log_softmax(-1), before)  # the original shares nothing with the copy
     again = views_of(folded)
-    for name in ("W_Q", "W_K", "W_V", "W_in", "b_V", "b_in"):
+    for name in ("W_Q", "W_K", "W_V", "b_V", *(() if model_type in EXPERTS else ("W_in", "b_in"))):
         want, got = getattr(w, name)(folded=True), getattr(again, name)()
         assert (want is None and got is None) or torch.equal(want, got), name
     matrix, bias = w.unembedding(folded=True)

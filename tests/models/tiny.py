@@ -12,8 +12,12 @@ import torch
 
 VOCAB = 160
 WINDOW = 5
-FAMILIES = ("gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "qwen3", "gemma2", "gemma3_text", "olmo2")
-SDPA = tuple(name for name in FAMILIES if name not in ("gpt_neo", "gemma2"))
+FAMILIES = (
+    "gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "qwen3", "gemma2", "gemma3_text", "olmo2", "phi3", "qwen3_moe", "gpt_oss",
+)  # fmt: skip
+EXPERTS = ("qwen3_moe", "gpt_oss")
+"""Families whose layers have experts."""
+SDPA = tuple(name for name in FAMILIES if name not in ("gpt_neo", "gemma2", "gpt_oss"))
 """Families that transformers offers both eager and sdpa attention for."""
 
 _TEXT = [
@@ -49,6 +53,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "gemma3_text": {**_LLAMA, **_WINDOWS, "head_dim": 16, "query_pre_attn_scalar": 12, "tie_word_embeddings": True},
     "olmo2": {**_LLAMA, "tie_word_embeddings": False},
+    "phi3": {
+        **_LLAMA, "head_dim": 12, "sliding_window": WINDOW, "original_max_position_embeddings": 64, "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    },
+    "qwen3_moe": {
+        **_LLAMA, "head_dim": 16, "moe_intermediate_size": 24, "num_experts": 6, "num_experts_per_tok": 2, "norm_topk_prob": True,
+        "use_sliding_window": True, "sliding_window": WINDOW, "mlp_only_layers": [2], "tie_word_embeddings": False,
+    },
+    "gpt_oss": {
+        **_LLAMA, **_WINDOWS, "head_dim": 16, "num_local_experts": 6, "num_experts_per_tok": 2, "swiglu_limit": 1.0,
+        "attention_bias": True, "tie_word_embeddings": False,
+        "rope_parameters": {
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1e4, "truncate": False,
+        },
+    },
 }  # fmt: skip
 
 
@@ -59,18 +78,33 @@ def tiny_config(model_type: str, **overrides: Any) -> Any:
     return AutoConfig.for_model(model_type, **{**CONFIGS[model_type], **overrides})
 
 
-def tiny(model_type: str, seed: int = 0, *, attention: str | None = None, dtype: Any = None, **overrides: Any) -> Any:
-    """A random model of the real class in eval mode. `attention` is 'eager', 'sdpa' or None for the family's default."""
+def tiny(
+    model_type: str,
+    seed: int = 0,
+    *,
+    attention: str | None = None,
+    experts: str = "batched_mm",
+    dtype: Any = None,
+    **overrides: Any,
+) -> Any:
+    """A random model of the real class in eval mode. `attention` is 'eager', 'sdpa' or None for the family's default.
+
+    Experts compute one token at a time (`batched_mm`), so that what holds to the last bit can be tested to the last bit: in
+    transformers' default (`grouped_mm`) a token's rounding depends on how many others chose the same expert.
+    """
     from transformers import AutoModelForCausalLM
 
     config = tiny_config(model_type, **overrides)
     extra = {} if attention is None else {"attn_implementation": attention}
+    extra |= {"experts_implementation": experts} if model_type in EXPERTS else {}
     model = AutoModelForCausalLM.from_config(config, **extra).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim == 1:  # norm weights around their default, biases around 0
+            if "sinks" in name or "router.bias" in name:  # these have no default
+                parameter.copy_(0.5 * noise)
+            elif parameter.ndim == 1 or name.endswith("_bias"):  # norm weights around their default, biases around 0
                 parameter.add_(0.2 * noise)
             else:
                 small = any(part in name for part in ("wte", "wpe", "embed"))

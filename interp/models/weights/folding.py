@@ -34,8 +34,11 @@ def fold_norms(module: nn.Module, family: Family) -> nn.Module:
     readers = {"attn": ("q", "k", "v"), "mlp": ("mlp_pre", "mlp_pre_linear") if family.gated else ("mlp_pre",)}
     for layer in range(n_layers):
         for which, kinds in readers.items():
-            paths = dict.fromkeys(family.taps[kind].path for kind in kinds)  # a fused projection once
             norm = module.get_submodule(family.layer_path(layer, family.norms[which]))
+            if which == "mlp" and family.experts:
+                _fold_experts(norm, module.get_submodule(family.layer_path(layer)), family)
+                continue
+            paths = dict.fromkeys(family.taps[kind].path for kind in kinds)  # a fused projection once
             _fold(norm, [module.get_submodule(family.layer_path(layer, path)) for path in paths], family)
     head: Any = module.get_submodule(family.head)
     embed: Any = module.get_submodule(family.embed)
@@ -61,6 +64,17 @@ def _fold(norm: Any, linears: list[Any], family: Family) -> None:
     weight.fill_(0.0 if gain_plus_one(family) else 1.0)
     if shift is not None:
         shift.zero_()
+
+
+def _fold_experts(norm: Any, layer: nn.Module, family: Family) -> None:
+    """The gain of an RMSNorm into the router and the experts of a layer, or into its one MLP where it has no experts."""
+    inside = dict(layer.named_parameters())
+    for name, axis in family.experts.items():
+        if name in inside:
+            parameter = inside[name]
+            gain = norm.weight.double().reshape([-1 if at == axis else 1 for at in range(parameter.ndim)])
+            parameter.copy_(gain * parameter.double())
+    norm.weight.fill_(1.0)
 
 
 def oriented(linear: Any) -> Tensor:

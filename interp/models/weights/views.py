@@ -193,6 +193,11 @@ class Weights:
         taps = self.family.taps
         if name[2:] in ("Q", "K", "V"):
             return taps[name[2:].lower()]
+        if self.family.experts and name[2:] in ("in", "gate", "out"):
+            raise BadInput(
+                f"{name}: a layer of {self.spec.name} has {self.spec.experts} experts, and not one MLP with one {name}. Use transformers' "
+                f"own parameters, one row an expert: {self.family.layer_path(0, 'mlp.experts')}.gate_up_proj and .down_proj."
+            )
         if name[2:] == "gate":
             return taps["mlp_pre"] if self.family.gated else None
         kinds = {"O": "z", "in": "mlp_pre_linear" if self.family.gated else "mlp_pre", "out": "mlp_post"}
@@ -205,7 +210,7 @@ class Weights:
             return rearrange(tap.take(flat, self.spec), "d_model head d_head -> head d_model d_head")
         if name == "W_O":
             return rearrange(flat, "(head d_head) d_model -> head d_head d_model", d_head=self.spec.d_head)
-        if name in ("W_in", "W_gate", "W_out", "b_O", "b_out"):
+        if name in ("W_out", "b_O", "b_out"):
             return flat  # z and mlp_post are inputs of their module: the tap says nothing about its output
         return tap.take(flat, self.spec)
 
