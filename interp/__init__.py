@@ -31,7 +31,12 @@ _PUBLIC = {
     "Store": "interp.cache:Store",
     # methods
     "CausalTrace": "interp.analyses.tracing:CausalTrace",
+    "ActivationPatching": "interp.analyses.patching:ActivationPatching",
     "DirectLogit": "interp.analyses.direct:DirectLogit",
+    "DAS": "interp.analyses.das:DAS",
+    "PathPatching": "interp.analyses.paths:PathPatching",
+    "CircuitDiscovery": "interp.analyses.circuits:CircuitDiscovery",
+    "CircuitEvaluation": "interp.analyses.circuits:CircuitEvaluation",
     "LogitLens": "interp.analyses.lens:LogitLens",
     "HeadScores": "interp.analyses.heads:HeadScores",
     "LossByPosition": "interp.analyses.loss:LossByPosition",
@@ -51,10 +56,15 @@ if TYPE_CHECKING:
     from interp import data as data
     from interp import figures as figures
     from interp import verify as verify
+    from interp.analyses.das import DAS as DAS
     from interp.analyses.direct import DirectLogit as DirectLogit
+    from interp.analyses.circuits import CircuitDiscovery as CircuitDiscovery
+    from interp.analyses.circuits import CircuitEvaluation as CircuitEvaluation
     from interp.analyses.heads import HeadScores as HeadScores
     from interp.analyses.lens import LogitLens as LogitLens
     from interp.analyses.loss import LossByPosition as LossByPosition
+    from interp.analyses.patching import ActivationPatching as ActivationPatching
+    from interp.analyses.paths import PathPatching as PathPatching
     from interp.analyses.shares import WriteShares as WriteShares
     from interp.analyses.tracing import CausalTrace as CausalTrace
     from interp.analyses.weight_stats import WeightStats as WeightStats

@@ -51,6 +51,12 @@ METHODS = (
         "Direct logit attribution: what each component writes towards the answer.",
         "Direct logit attribution: what each head and MLP writes towards the answer; it sums to the logit.",
     ),
+    Method(
+        "das",
+        "interp.analyses.das:DAS",
+        "Distributed alignment search: the subspace in which a variable lies.",
+        "Distributed alignment search: in which subspace of a site does a variable lie? With the controls that tell an illusion.",
+    ),
 )
 
 Pairs = Annotated[Path | None, typer.Option(help="Pairs: JSONL with clean, corrupted, answer and foil.")]
