@@ -93,7 +93,7 @@ class DASResult(Result):
     def headline(self) -> dict[str, float]:
         """The best layer's accuracy, and that of the best control there."""
         mean = self.iia()["mean"]
-        best = int(mean.sel(variant="trained").argmax())
+        best = int(np.argmax(mean.sel(variant="trained").values))
         at = mean.isel(layer=best)
         layer = int(self.data["layer"].values[best])
         return {
@@ -211,7 +211,8 @@ class DAS(Analysis[DASResult]):
         total = sum(len(group) for group in groups)
         order = torch.randperm(total, generator=generator(self.seed, "das split")).tolist()
         held = set(order[: max(1, round(total * self.test_share))])
-        train, test = [], []
+        train: list[TripleGroup] = []
+        test: list[TripleGroup] = []
         for group in groups:
             for side, wanted in ((train, False), (test, True)):
                 keep = [row for row, place in enumerate(group.index) if (place in held) == wanted]

@@ -222,7 +222,7 @@ class _Splitter:
         """For each prompt the parts [component], the total, ids of answer and foil, and whether the model knows it."""
         run = self.lm.run(to_batch(prompts), capture=[*self.first, *self.outputs, *self.zs, *self.last])
         logits = run.last_logits.cpu()  # [row, vocab]
-        rows = []
+        rows: list[dict[str, Any]] = []
         for row, tokens in enumerate(prompts):
             top = int(logits[row].argmax())
             answer = tokens.answer_id if tokens.answer_ids else top
@@ -235,11 +235,11 @@ class _Splitter:
                 }
             )
         parts = self._stream(run)  # [row, component, d_model]
-        answer, foil = (torch.tensor([row[name] for row in rows]) for name in ("answer", "foil"))
+        answer, foil = (torch.tensor([one[name] for one in rows]) for name in ("answer", "foil"))
         direction = self._direction(answer) - (self._direction(foil) if self.difference else 0.0)  # [row, d_model]
         values, total = self._read(run, parts, direction, answer, foil, logits)
-        for row, one in enumerate(rows):
-            one["parts"], one["total"] = values[row].numpy(), float(total[row])
+        for one, part, whole in zip(rows, values, total.tolist(), strict=True):
+            one["parts"], one["total"] = part.numpy(), whole
         return rows
 
     def _direction(self, ids: Tensor) -> Tensor:
