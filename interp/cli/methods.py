@@ -46,6 +46,12 @@ METHODS = (
         "Causal tracing: which states, restored after the subject is corrupted, bring the fact back?",
     ),
     Method(
+        "patch",
+        "interp.analyses.patching:ActivationPatching",
+        "Activation patching: which components carry what differs between two prompts.",
+        "Activation patching: which component, taken from one prompt of a pair into the other, carries the answer along?",
+    ),
+    Method(
         "direct",
         "interp.analyses.direct:DirectLogit",
         "Direct logit attribution: what each component writes towards the answer.",
