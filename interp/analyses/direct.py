@@ -225,13 +225,13 @@ class _Splitter:
         rows: list[dict[str, Any]] = []
         for row, tokens in enumerate(prompts):
             top = int(logits[row].argmax())
-            answer = tokens.answer_id if tokens.answer_ids else top
-            given = [one for one in tokens.foil_ids[:1] if one != answer]
+            right = tokens.answer_id if tokens.answer_ids else top
+            given = [one for one in tokens.foil_ids[:1] if one != right]
             rows.append(
                 {
-                    "answer": answer,
-                    "foil": given[0] if given else best_wrong(logits[row], answer),
-                    "known": top == answer,
+                    "answer": right,
+                    "foil": given[0] if given else best_wrong(logits[row], right),
+                    "known": top == right,
                 }
             )
         parts = self._stream(run)  # [row, component, d_model]
