@@ -10,17 +10,32 @@ Prompts differ from one another and follow from `seed` and the task's name. Word
 defaults can be replaced pool by pool.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
-from interp.core.errors import one_of
+from interp.core.errors import BadInput, hint, listing, one_of
 from interp.core.lm import Tokenizer
 
-from .ioi import ioi
+from .agreement import agreement
+from .boxes import box_desiderata, entity_tracking
+from .ioi import ioi, ioi_desiderata
+from .laundry import laundry_list
 from .lexicon import Lexicon
+from .repeats import induction
+from .swaps import facts_swapped
 from .task import Desiderata, Desideratum, Task
+from .years import greater_than
 
-_MAKERS: dict[str, Callable[..., Task]] = {"ioi": ioi}
+_MAKERS: dict[str, Callable[..., Task]] = {
+    "ioi": ioi,
+    "greater_than": greater_than,
+    "entity_tracking": entity_tracking,
+    "laundry_list": laundry_list,
+    "agreement": agreement,
+    "induction": induction,
+}
+_DESIDERATA: dict[str, Callable[..., Desiderata]] = {"ioi": ioi_desiderata, "entity_tracking": box_desiderata}
 NAMES = tuple(_MAKERS)
 """Names of the tasks that `named` makes."""
 
@@ -30,7 +45,49 @@ def named(
 ) -> Task:
     """The task called `name` with `n` pairs; `options` are those of its maker (`help(tasks.ioi)`)."""
     one_of("task", name, NAMES)
+    check_options(name, _MAKERS[name], options)
     return _MAKERS[name](tokenizer, n=n, seed=seed, lexicon=lexicon, **options)
 
 
-__all__ = ["NAMES", "Desiderata", "Desideratum", "Lexicon", "Task", "ioi", "named"]
+def desiderata(
+    name: str,
+    tokenizer: Tokenizer,
+    which: str,
+    *,
+    n: int = 100,
+    seed: int = 0,
+    lexicon: Lexicon | None = None,
+    **options: Any,
+) -> Desiderata:
+    """`n` triples (base, source, target) of a task's variable `which`: object, label or position; for `ioi` answer, name or position."""
+    one_of("task", name, _DESIDERATA)
+    check_options(name, _DESIDERATA[name], options)
+    return _DESIDERATA[name](tokenizer, which, n=n, seed=seed, lexicon=lexicon, **options)
+
+
+def check_options(name: str, maker: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise `BadInput` for an option that the maker of `name` does not have."""
+    legal = [word for word in signature(maker).parameters if word not in ("tokenizer", "which", "n", "seed", "lexicon")]
+    if bad := [word for word in options if word not in legal]:
+        have = f"has {listing(legal)}" if legal else "has none"
+        raise BadInput(f"{listing(bad)} is no option of the task {name!r}; it {have}.{hint(bad[0], legal)}")
+
+
+__all__ = [
+    "NAMES",
+    "Desiderata",
+    "Desideratum",
+    "Lexicon",
+    "Task",
+    "agreement",
+    "box_desiderata",
+    "desiderata",
+    "entity_tracking",
+    "facts_swapped",
+    "greater_than",
+    "induction",
+    "ioi",
+    "ioi_desiderata",
+    "laundry_list",
+    "named",
+]

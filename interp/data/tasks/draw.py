@@ -5,6 +5,7 @@ and gives up on a pair after 60 tries with the last refusal. A maker is also tol
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from interp.core.seed import numpy_generator
 
 from ..prompts import Chars, Prompt, PromptPair, continuation
 from ..tokens import tokenize_pair
+from .task import Desideratum
 
 TRIES = 60
 T = TypeVar("T")
@@ -73,6 +75,11 @@ def prompt(
     listed = tuple(continuation(text, word) for word in candidates)
     known = {**meta, "candidates": listed}
     return Prompt(text, continuation(text, answer), continuation(text, foil), dict(spans), meta=known)
+
+
+def unmarked(one: Desideratum) -> PromptPair:
+    """A desideratum as a pair without spans, which may stand in different columns of base and source."""
+    return PromptPair(replace(one.pair.clean, spans={}), replace(one.source, spans={}))
 
 
 def pick(rng: np.random.Generator, pool: Sequence[T]) -> T:

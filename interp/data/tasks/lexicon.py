@@ -25,30 +25,42 @@ NAMES = (
     " Alice David James Paul Mark Sarah Laura Adam Eva Henry Grace Rose Oscar Felix Clara Hugo Oliver Ruth George Simon"
 ).split()
 OBJECTS = (
-    "ball book box car hat cup cake toy doll apple bag key ring kite drum flower shell stone rock pen coin map coat shirt spoon bowl"
-    " bottle basket blanket pillow lamp bell rope chair banana bread cookie candy pie truck train boat"
+    "ball book box car hat cup cake toy doll bag key ring kite drum flower shell stone rock pen coin map coat shirt spoon bowl"
+    " bottle basket blanket pillow lamp bell rope chair banana cookie pie truck train boat leaf feather stick card candle"
 ).split()
 PLACES = (
     "park store beach school garden forest farm zoo house kitchen market library river lake hill tower bridge".split()
 )
 LABELS = tuple("ABCDEFGHJKLMNOPQRSTUVWXYZ")
 NOUNS = (
-    "dog dogs", "cat cats", "bird birds", "girl girls", "boy boys", "toy toys", "bear bears", "ball balls", "car cars", "tree trees",
-    "flower flowers", "duck ducks", "apple apples", "rabbit rabbits", "kid kids", "frog frogs",
+    "dog dogs", "cat cats", "bird birds", "girl girls", "boy boys", "bear bears", "duck ducks", "rabbit rabbits", "kid kids",
+    "frog frogs", "friend friends", "fish fishes", "bee bees", "king kings", "doctor doctors", "lion lions", "teacher teachers",
+    "monkey monkeys", "squirrel squirrels", "pig pigs", "cow cows", "horse horses",
 )  # fmt: skip
-VERBS = ("is are", "was were", "has have", "wants want", "likes like", "loves love")
+VERBS = ("was were",)
 YEARS = "war trip plan project visit journey story game party storm contract program".split()
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "ioi": (
-        "One day, {a} and {b} went to the {place}. {s} gave a {object} to",
-        "When {a} and {b} were at the {place}, {s} gave the {object} to",
+        "One day, {a} and {b} were playing at the {place}. {s} found a {object} and showed it to",
         "One day, {a} and {b} played at the {place}. {s} found a {object} and gave it to",
-        "Then {a} and {b} went to the {place}, and {s} wanted to give the {object} to",
+        "Once upon a time, {a} and {b} went to the {place}. {s} brought a {object} and gave it to",
+        "The next day, {a} and {b} sat at the {place}. {s} made a {object} and showed it to",
+        "One day, {a} and {b} walked to the {place}. {s} saw a {object} and showed it to",
     ),
-    "agreement": ("One day, the {noun}", "In the park, the {noun}", "They saw that the {noun}"),
-    "attractor": ("One day, the {noun} near the {other}", "In the park, the {noun} with the {other}",
-        "They saw that the {noun} by the {other}"),
+    "agreement": (
+        "She was happy because the {noun}, who",
+        "Everyone knew that the {noun}, who",
+        "He was sad because the {noun}, who",
+        "He was happy because the {noun}, who",
+        "Everyone said that the {noun}, who",
+    ),
+    "attractor": (
+        "She was happy because the {noun} near the {other}",
+        "Everyone knew that the {noun} with the {other}",
+        "They saw that the {noun} by the {other}",
+    ),
     "entity_tracking": ("The {object} is in Box {label}",),
+    "entity_query": ("Box {label} contains the",),
     "laundry_list": (
         "I have to buy {first}. First, I buy {second}, and then I buy the",
         "Today, we need {first}. We have found {second}, so we still need the",
@@ -110,7 +122,7 @@ class Lexicon:
         if len(kept) < need:
             raise BadInput(
                 f"{len(kept)} of the {len(words)} {pool} are one token each in {tokenizer.name}"
-                f"{f' ({listing(kept)})' if kept else ''}; {need} are needed. Give others: Lexicon({pool}=(...))."
+                f"{f' ({_some(kept)})' if kept else ''}; {need} are needed. Give others: Lexicon({pool}=(...))."
             )
         return kept
 
@@ -146,3 +158,7 @@ def _optional(task: str, form: str) -> bool:
     """`place` and `object` of an `ioi` form may be left out."""
     have, full = set(slots(form)), set(slots(TEMPLATES[task][0]))
     return have < full and full - have <= {"place", "object"}
+
+
+def _some(words: tuple[str, ...]) -> str:
+    return listing(words) if len(words) <= 6 else ", ".join(map(repr, words[:6])) + ", ..."

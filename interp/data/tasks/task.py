@@ -99,7 +99,7 @@ class Desideratum:
             )
         if not self.target.strip():
             raise BadInput(f"the target of {self.base.text!r} is empty ({self.target!r}). Give the wanted answer.")
-        PromptPair(self.base, self.source)  # the same spans, different texts
+        PromptPair(self.base, self.source)  # refuses other spans and equal texts
 
     @property
     def id(self) -> str:
@@ -108,7 +108,11 @@ class Desideratum:
 
     @property
     def pair(self) -> PromptPair:
-        """The same as a pair to patch: clean = `base` asked for the target, with its own answer as foil; corrupted = `source`."""
+        """As a pair: clean = `base` asked for the target, with its own answer as foil; corrupted = `source`.
+
+        Each prompt's spans are its own, so a span may stand in other columns of base and source (a `position` desideratum lives on
+        that). `tokenize_pair` refuses such pairs: read the columns off `tokenize(base)` and `tokenize(source)`.
+        """
         return PromptPair(replace(self.base, answer=self.target, foil=self.base.answer), self.source)
 
 

@@ -4,6 +4,7 @@
     reference.names()                              # ['atlas', 'atlas-tuned']: small trained models whose world is known
     lm = reference.load("atlas")                   # the same as interp.load("atlas")
     reference.facts("atlas", 100)                  # prompts about what it knows, in wordings it has not seen with that subject
+    reference.task("atlas", "ioi", 100)            # pairs for patching, in its world's words; `reference.tasks("atlas")` lists them
     reference.text("atlas")                        # prose of its world
     lm = reference.as_lm(reference.induction())    # hand-wired: the mechanism is known, see `reference.planted`
 
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.core.errors import BadInput, CheckpointError, hint, listing
+
+from .tasks import task, tasks
 
 if TYPE_CHECKING:
     from interp.data import Facts
@@ -43,7 +46,7 @@ _PLANTED = (
 )  # fmt: skip
 _CHECKPOINTS = ("atlas", "atlas-tuned")
 
-__all__ = ["as_lm", "facts", "load", "names", "path", "text", *_PLANTED]
+__all__ = ["as_lm", "facts", "load", "names", "path", "task", "tasks", "text", *_PLANTED]
 
 
 def names() -> list[str]:
