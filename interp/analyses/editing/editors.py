@@ -13,6 +13,7 @@ exact only where that product is what is added to the residual stream, so famili
 refused by name.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from interp.core.errors import BadInput, SpanError, UnsupportedArchitecture, one_of
 from interp.core.lm import LM
-from interp.data.prompts import Prompt
+from interp.data.prompts import Prompt, continuation
 from interp.data.tokens import TokenPrompt, tokenize
 
 from ..tracing.cells import window_layers
@@ -76,7 +77,10 @@ class Request:
     @classmethod
     def of(cls, lm: LM, prompt: Prompt, target: str | None = None, **fields: Any) -> "Request":
         """A request for `target` (the prompt's own answer where None), tokenised as what follows the prompt. Raises `BadInput`."""
-        wanted = prompt if target is None else Prompt.of(prompt.text, answer=target, id=prompt.id, **prompt.spans)
+        wanted = prompt
+        if target is not None:
+            continued = continuation(prompt.text, target)
+            wanted = dataclasses.replace(prompt, answer=continued, foil=None)
         if wanted.answer is None:
             raise BadInput(f"the prompt {prompt.text!r} has no answer. Give a `target`.")
         tokens = tokenize(wanted, lm.tokenizer, answers="whole", n_ctx=lm.spec.n_ctx)

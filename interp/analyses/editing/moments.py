@@ -111,8 +111,8 @@ def second_moments(
 
     A corpus is taken whole; of texts, at most `limit_tokens` are read. ROME used 100,000 samples of Wikipedia. Raises `BadInput`.
     """
-    if bad := [layer for layer in layers if not 0 <= layer < lm.spec.n_layers] or ([] if layers else ["none"]):
-        raise BadInput(f"layers {bad} are not in {lm.spec.name}: name at least one of 0 to {lm.spec.n_layers - 1}.")
+    if not layers or any(not 0 <= layer < lm.spec.n_layers for layer in layers):
+        raise BadInput(f"`layers` must name layers of {lm.spec.name}, 0 to {lm.spec.n_layers - 1}; not {list(layers)}.")
     if not isinstance(data, Corpus):
         data = corpus(data, lm.tokenizer, n_ctx=lm.spec.n_ctx, limit_tokens=limit_tokens)
     check_corpus(lm, data)
