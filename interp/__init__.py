@@ -35,6 +35,7 @@ _PUBLIC = {
     "DirectLogit": "interp.analyses.direct:DirectLogit",
     "DAS": "interp.analyses.das:DAS",
     "PathPatching": "interp.analyses.paths:PathPatching",
+    "Attribution": "interp.analyses.attribution:Attribution",
     "CircuitDiscovery": "interp.analyses.circuits:CircuitDiscovery",
     "CircuitEvaluation": "interp.analyses.circuits:CircuitEvaluation",
     "LogitLens": "interp.analyses.lens:LogitLens",
@@ -56,10 +57,11 @@ if TYPE_CHECKING:
     from interp import data as data
     from interp import figures as figures
     from interp import verify as verify
-    from interp.analyses.das import DAS as DAS
-    from interp.analyses.direct import DirectLogit as DirectLogit
+    from interp.analyses.attribution import Attribution as Attribution
     from interp.analyses.circuits import CircuitDiscovery as CircuitDiscovery
     from interp.analyses.circuits import CircuitEvaluation as CircuitEvaluation
+    from interp.analyses.das import DAS as DAS
+    from interp.analyses.direct import DirectLogit as DirectLogit
     from interp.analyses.heads import HeadScores as HeadScores
     from interp.analyses.lens import LogitLens as LogitLens
     from interp.analyses.loss import LossByPosition as LossByPosition
