@@ -1,12 +1,15 @@
-"""What a cell changes, and where it has to start.
+"""What the edits of a cell change, and where it has to start.
 
 A cell is a list of edits on top of a recorded run. Nothing before its first changed position can differ, nor any layer before its
-first changed layer, so a cell is worked off in *strands*: rows of the batch that share their edits so far, held from one position on.
+first changed layer, so a cell is worked off in *strands*: rows of the batch that share their edits so far, held where they may differ
+from the recording (`reach` says where that is).
 
-Some changes are none. An edit that puts in what is there already (a clean state at a position before the first corrupted token)
-is recognised where the recording knows the site's value: the residual stream always, any other site if it was captured by
-`record`. Such cells are free, and their effect is exactly 0, not 0 up to rounding. In the last layer a change that does not pass
-through keys and values can only reach its own position, so it is free unless that position is read out.
+Some edits change nothing. One that puts in what the recorded run has there (a clean state at a position before the first corrupted
+token, a head frozen at its recorded value) is recognised where the recording knows the site's value: the residual stream always, any
+other site if `record` captured it. Such an edit acts only where something before it in the cell has touched the place, so a cell of
+nothing but such edits is free, and its effect is exactly 0, not 0 up to rounding.
+
+Each edit is worked out once, however many cells have it: build an edit once and use the object, and its value, in all of them.
 """
 
 import dataclasses
@@ -14,33 +17,46 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from interp.core.edit import Edit
-from interp.core.errors import EditDidNotFire
+from interp.core.errors import BadInput, EditDidNotFire
 from interp.core.site import Site
+from interp.core.spec import ModelSpec
+
+from .reach import Live
 
 if TYPE_CHECKING:
     from .recording import PlainRecording
 
-LOCAL = {"q", "z", "attn_out", "resid_mid", "mlp_pre", "mlp_pre_linear", "mlp_post", "mlp_out", "resid_post"}
-"""Sites whose change reaches no other position within the same layer."""
+COMPARED = ("replace", "swap", "mask")
+"""Operations that change nothing where their value is what is there already."""
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
-    """An edit with the positions at which it really changes something."""
+class Act:
+    """An edit on the batch of a recording."""
 
     edit: Edit
-    where: Tensor
-    """bool [row, pos], on the CPU."""
     layer: int
     """-1 for the embedding, the number of layers for the final norm."""
-    key: tuple[Any, ...]
-    """Equal for edits that do the same; cells are worked off together as long as their keys agree."""
+    key: int
+    """Equal for edits that do the same; cells are worked off together as long as the keys of what acts in them agree."""
+    where: Tensor
+    """Positions that it selects: bool [row, pos], on the CPU."""
+    chosen: np.ndarray
+    """What it selects, heads included: bool [row, pos, head or 1]."""
+    alters: np.ndarray
+    """Where it makes something else of the recorded value: bool [row, pos, head or 1], within `chosen`."""
 
-    def local(self, rows: list[int], places: slice | Tensor) -> tuple[Edit, Tensor]:
+    @property
+    def idle(self) -> bool:
+        """Whether it changes nothing of the recorded run."""
+        return not self.alters.any()
+
+    def local(self, rows: Sequence[int], places: slice | Tensor) -> tuple[Edit, Tensor]:
         """The edit and its mask for some rows of the batch and some positions only."""
         batch, width = self.where.shape
         rank, axis = len(self.edit.site.dims), self.edit.pos_axis
@@ -61,6 +77,56 @@ class Change:
         return edit, self.where[_index(rows)][:, places]
 
 
+class Book:
+    """The edits of many cells on one recording, each worked out once."""
+
+    def __init__(self, base: "PlainRecording", spec: ModelSpec) -> None:
+        self.base, self.spec = base, spec
+        self._acts: dict[int, Act] = {}  # by the edit's id
+        self._edits: list[Edit] = []  # kept alive, so that no id comes twice
+        self._keys: dict[tuple[Any, ...], Act] = {}
+
+    def acts(self, cell: Sequence[Edit]) -> tuple[Act, ...]:
+        """The edits of a cell in forward order. Raises `EditDidNotFire` for one that selects nothing, unless it may."""
+        acts = [self._acts.get(id(edit)) or self._new(edit) for edit in cell]
+        return tuple(sorted((act for act in acts if bool(act.chosen.any())), key=lambda act: act.edit.site.order))
+
+    def always(self) -> tuple[Act, ...]:
+        """The edits that the recorded run was under: they act everywhere and alter nothing of it."""
+        return tuple(
+            dataclasses.replace(act, alters=np.zeros_like(act.alters), key=-1) for act in self.acts(self.base.edits)
+        )
+
+    def _new(self, edit: Edit) -> Act:
+        where = edit.where(self.base.batch).cpu()
+        if not bool(where.any()) and not edit.may_not_fire:
+            raise EditDidNotFire(
+                f"the edit «{edit.describe()}» changed nothing: it selects no position of this batch. "
+                "Check the positions, or build it with `may_not_fire=True` if that is intended."
+            )
+        value = edit.value if isinstance(edit.value, int | float) else id(edit.value)
+        key = (edit.site, edit.op, value, where.numpy().tobytes(), edit.heads, id(edit.basis), id(edit.strength))
+        same = self._keys.get(key)
+        if same is None:
+            chosen = self._chosen(edit, where.numpy())
+            alters = chosen & _differs(self.base, edit, chosen)
+            same = Act(edit, layer_of(edit.site, self.spec.n_layers), len(self._keys), where, chosen, alters)
+            self._keys[key] = same
+        self._acts[id(edit)] = same
+        self._edits.append(edit)
+        return same
+
+    def _chosen(self, edit: Edit, where: np.ndarray) -> np.ndarray:
+        n = {"head": self.spec.n_heads, "kv_head": self.spec.n_kv_heads}.get(edit.site.dims[2], 1)
+        heads = np.ones(n, dtype=bool)
+        if edit.heads is not None:
+            if bad := [head for head in edit.heads if not 0 <= head < n]:
+                raise BadInput(f"heads {bad} are not at {edit.site}, which has heads 0 to {n - 1}.")
+            heads[:] = False
+            heads[list(edit.heads)] = True
+        return where[..., None] & heads
+
+
 @dataclass(frozen=True, eq=False)
 class Entrant:
     """Rows of one cell that start to differ in the same layer and from the same position on."""
@@ -71,35 +137,34 @@ class Entrant:
     """First changed layer."""
     start: int
     """First changed position in any layer."""
-    span: tuple[int, int]
-    """Positions [low, high) that are changed in the first layer."""
-    mode: str
-    """`whole`: run the first layer on all positions from `start`; `local`: on the changed span only; `after`: not at all."""
 
 
-def changes_of(base: "PlainRecording", cell: Sequence[Edit], n_layers: int, read: Sequence[int]) -> list[Change]:
-    """The changes of one cell, in forward order, without those that change nothing. Raises `EditDidNotFire`."""
-    batch, width = base.batch.tokens.shape
-    positions = torch.arange(width)
-    reached = torch.full((batch,), width)  # first changed position of each row so far
-    out = []
-    for edit in sorted(cell, key=lambda edit: edit.site.order):
-        where = edit.where(base.batch).cpu()
-        if not bool(where.any()) and not edit.may_not_fire:
-            raise EditDidNotFire(
-                f"the edit «{edit.describe()}» changed nothing: it selects no position of this batch. "
-                "Check the positions, or build it with `may_not_fire=True` if that is intended."
-            )
-        layer = layer_of(edit.site, n_layers)
-        where = where & (_differs(base, edit, where) | (positions >= reached[:, None]))
-        if layer == n_layers or (layer == n_layers - 1 and edit.site.kind in LOCAL):
-            where = where & torch.isin(positions, torch.tensor(list(read)))
-        if not bool(where.any()):
-            continue
-        first = torch.where(where, positions, width).amin(dim=1)
-        reached = torch.minimum(reached, first)
-        out.append(Change(edit, where, layer, _key(edit, where)))
-    return out
+def entrants_of(cell: int, acts: Sequence[Act], live: Live, *, cached: bool, mixing: bool = False) -> list[Entrant]:
+    """The rows of a cell grouped by where they start; a row in which nothing that matters is changed does not start at all.
+
+    Without a cache they start all together, and with `mixing` (a function must see the whole batch) also those that change nothing.
+    """
+    altering = [act for act in acts if not act.idle]
+    if not altering:
+        return []
+    batch, width = altering[0].where.shape
+    layer = np.full(batch, np.iinfo(int).max)
+    start = np.full(batch, width)
+    for act in altering:
+        alters = act.alters.any(axis=2) & live.at(act.edit.site.kind, act.layer)  # [row, pos]
+        acting = alters.any(axis=1)
+        layer[acting] = np.minimum(layer[acting], act.layer)
+        start[acting] = np.minimum(start[acting], alters[acting].argmax(axis=1))
+    found = (start < width).nonzero()[0].tolist()
+    if not found:
+        return []
+    if mixing or not cached:
+        rows = tuple(range(batch)) if mixing else tuple(found)
+        return [Entrant(cell, rows, int(layer[found].min()), 0)]
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row in found:
+        groups.setdefault((int(layer[row]), int(start[row])), []).append(row)
+    return [Entrant(cell, tuple(rows), *place) for place, rows in groups.items()]
 
 
 def layer_of(site: Site, n_layers: int) -> int:
@@ -109,53 +174,22 @@ def layer_of(site: Site, n_layers: int) -> int:
     return n_layers if site.kind == "final" else -1
 
 
-def entrants_of(cell: int, changes: list[Change], *, cached: bool) -> list[Entrant]:
-    """The rows of a cell grouped by where they start. Without a cache they start at position 0, all together."""
-    if not changes:
-        return []
-    batch, width = changes[0].where.shape
-    groups: dict[tuple[int, int], list[int]] = {}
-    if cached:
-        for row in range(batch):
-            acting = [change for change in changes if bool(change.where[row].any())]
-            if acting:
-                start = min(int(change.where[row].int().argmax()) for change in acting)
-                groups.setdefault((min(change.layer for change in acting), start), []).append(row)
-    else:
-        acts = torch.stack([change.where for change in changes]).any(dim=0).any(dim=1)  # [row]
-        mixing = any(change.edit.op == "call" for change in changes)  # a function must see the whole batch
-        rows = list(range(batch)) if mixing else acts.nonzero().flatten().tolist()
-        groups[min(change.layer for change in changes), 0] = rows
-    out = []
-    for (layer, start), rows in groups.items():
-        here = [change for change in changes if change.layer == layer]
-        span = torch.stack([change.where[rows].any(dim=0) for change in here]).any(dim=0).nonzero().flatten().tolist()
-        kinds = {change.edit.site.kind for change in here}
-        mode = "whole"
-        if kinds == {"resid_post"}:
-            mode = "after"
-        elif cached and kinds <= LOCAL and span[-1] + 1 - span[0] < width - start:
-            mode = "local"
-        out.append(Entrant(cell, tuple(rows), layer, start, (span[0], span[-1] + 1), mode))
-    return out
-
-
-def _differs(base: "PlainRecording", edit: Edit, where: Tensor) -> Tensor:
-    """Where a replacement really differs from what the recorded run has there; everywhere for other operations."""
+def _differs(base: "PlainRecording", edit: Edit, chosen: np.ndarray) -> np.ndarray:
+    """Where the value of an edit differs from what the recorded run has there, [row, pos, head or 1]; True where that is not known."""
     known = _known(base, edit.site)
-    if known is None or edit.op != "replace" or not isinstance(edit.value, Tensor | float | int):
-        return where
+    if known is None or edit.op not in COMPARED or not isinstance(edit.value, Tensor | float | int):
+        return chosen
+    if edit.value is known and not bool(known.isnan().any()):
+        return np.zeros_like(chosen)
     value = torch.as_tensor(edit.value).to(known.device, known.dtype)
     try:
         value = value.expand_as(known)
     except RuntimeError:
-        return where  # the edit itself will say what is wrong with its shape
-    at = where.to(known.device).nonzero(as_tuple=True)
-    old, new = known[at], value[at]  # [selected, ...]
-    if edit.heads is not None:
-        old, new = old[:, list(edit.heads)], new[:, list(edit.heads)]
-    out = torch.zeros_like(where)
-    out[where] = (old != new).flatten(1).any(dim=1).cpu()
+        return chosen  # the edit itself will say what is wrong with its shape
+    at = torch.from_numpy(chosen.any(axis=2)).to(known.device).nonzero(as_tuple=True)
+    differs = (known[at] != value[at]).reshape(len(at[0]), chosen.shape[2], -1).any(dim=2)  # [selected, head or 1]
+    out = np.zeros_like(chosen)
+    out[chosen.any(axis=2)] = differs.cpu().numpy()
     return out
 
 
@@ -169,13 +203,8 @@ def _known(base: "PlainRecording", site: Site) -> Tensor | None:
     return base.run.captured.get(site)
 
 
-def _key(edit: Edit, where: Tensor) -> tuple[Any, ...]:
-    value = edit.value if isinstance(edit.value, int | float) else id(edit.value)
-    return (edit.site, edit.op, value, where.numpy().tobytes(), edit.heads, id(edit.basis), id(edit.strength))
-
-
-def _index(rows: list[int]) -> Any:
+def _index(rows: Sequence[int]) -> Any:
     """A slice where the rows are neighbours, which copies nothing."""
-    if rows == list(range(rows[0], rows[0] + len(rows))):
+    if list(rows) == list(range(rows[0], rows[0] + len(rows))):
         return slice(rows[0], rows[0] + len(rows))
-    return rows
+    return list(rows)

@@ -56,6 +56,10 @@ class PlainModel:
         """Whether the layers give tuples; None until somebody had to know."""
         self.token_budget = 2048 if self.device.type == "cpu" else 32768
         """Tokens in one layer call of `read` and `resume`. On a CPU more would leave the cache."""
+        self.state_bytes = 1 << 30
+        """Memory for the states of `resume`; cells for which more would be needed are worked off in several passes over the layers."""
+        self.shrunk = False
+        """Whether `token_budget` and `state_bytes` were lowered because memory ran out."""
 
     @property
     def device(self) -> torch.device:

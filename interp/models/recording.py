@@ -81,12 +81,15 @@ class PlainRecording:
     """The layers of this architecture give a tuple, not a tensor."""
     stamp: int = field(repr=False, default=0)
     """What the parameters were: changes with any in-place change."""
+    later: dict[Site, Tensor] = field(repr=False, default_factory=dict)
+    """Sites that were not captured but were needed afterwards; see `recorded`."""
 
     @property
     def nbytes(self) -> int:
         """Memory that the recording holds."""
         logits = [] if self.run.logits is None else [self.run.logits]
-        parts = [*self.states, *self.keys, *self.values, *logits, *self.run.captured.values()]
+        captured = [*self.run.captured.values(), *self.later.values()]
+        parts = [*self.states, *self.keys, *self.values, *logits, *captured]
         storages = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts}
         return sum(storages.values())
 
@@ -134,6 +137,18 @@ def record(
         isinstance(ends[0], tuple),
         stamp_of(plain),
     )
+
+
+def recorded(plain: "PlainModel", base: PlainRecording, sites: Sequence[Site]) -> dict[Site, Tensor]:
+    """What the recorded run has at `sites`. Those that were not captured cost one more pass, all layers of their kinds at once."""
+    have = {**base.later, **base.run.captured}
+    if missing := {site for site in sites if site not in have}:
+        kinds = {site.kind for site in missing if site.layer is not None}
+        wanted = missing | {Site(kind, layer) for kind in kinds for layer in range(plain.spec.n_layers)}
+        run = plain.run(base.batch, capture=list(wanted - have.keys()), edits=base.edits)
+        base.later.update(run.captured)
+        have |= run.captured
+    return {site: have[site] for site in sites}
 
 
 def arguments_of(plain: "PlainModel", width: int) -> list[Arguments]:

@@ -9,43 +9,45 @@ of a pass, and the unembedding of the positions that are asked for.
     cells = [[replace(site, clean, at=At.index(t))] for site in sites for t in range(width)]
     logits = plain.resume(base, cells)                              # [cell, row, position, vocab]
 
+Edits that hold something at its recorded value cost nothing where nothing has changed yet, and save work where something has: with
+all heads frozen no position reaches another, so that path patching runs the MLPs of the changed positions only. `reach` states the rule.
+
 Three levels, each exact: `grouped` (recorded keys and values stand before each strand, see `strands`), `layer skip` (whole sequences
 from the first changed layer on), `full` (an ordinary hooked forward pass). Edits that are functions, which may mix positions, run at
-`layer skip`; edits of the attention pattern run at `full`. An architecture that silently ignores the cache would make `grouped` wrong,
-so the engine checks itself on first use, for each dtype and attention implementation: three random cells against the full forward.
-On a mismatch it warns and falls one level down (`plain.resume_level`).
+`layer skip`; edits of the attention pattern run at `full`. The engine checks itself against the full forward on first use, and falls
+down a level, with a warning, where that does not agree (`selfcheck`, `plain.resume_level`). Memory is bounded (`memory`).
 
 When it misleads: in bfloat16 partial and full recomputation differ by as much as a full pass differs from itself with another batch
 size. Effects below that floor are noise for both. Gradients do not pass through a recording.
 """
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from interp.core.batch import At
-from interp.core.edit import Edit, add, scale
+from interp.core.edit import Edit
 from interp.core.errors import BadInput
 from interp.core.run import Tape, check_fired
-from interp.core.seed import generator
 from interp.core.site import Site, expand
 
-from .cells import Change, Entrant, changes_of, entrants_of, layer_of
+from .cells import Act, Book, Entrant, entrants_of
 from .hooks import hooked
+from .memory import within_memory
+from .reach import Live, everything, held_by, live_of
 from .readout import head
-from .recording import PlainRecording, check_stamp, record
-from .strands import Runner, Strand
+from .recording import PlainRecording, check_stamp, recorded
+from .runner import Captures, Runner
+from .selfcheck import LEVELS, settle_level
+from .strands import Strand, chunked, parts_of
 
 if TYPE_CHECKING:
     from .plain import PlainModel
 
-LEVELS = ("grouped", "layer skip", "full")
 Readout = Callable[[Tensor, Tensor], Tensor]
-STATE_BYTES = 1 << 30
-"""Memory for the states of strands; more cells than fit are worked off in several passes over the layers."""
 READ_ROWS = 256
 """Rows of logits computed at once."""
 
@@ -61,8 +63,9 @@ def resume(
 ) -> Tensor:
     """Logits [cell, row, position, vocab] of the recorded run with each cell's further edits.
 
-    `readout(logits [n, position, vocab], rows [n])` may reduce them at once, where the vocabulary is large; then the last axis is
-    what it gives. Raises `EditDidNotFire` for an edit that selects nothing, `WrongModel` if the weights changed since the recording.
+    `readout(logits [n, position, vocab], rows [n])` may reduce them at once, where the vocabulary is large: then the last axis and the
+    dtype are those of what it gives. It must treat each row by itself. Raises `EditDidNotFire` for an edit that selects nothing,
+    `WrongModel` if the weights changed since the recording, `OutOfMemory` if not even one row fits.
     """
     check_stamp(plain, base)
     expand([edit.site for cell in cells for edit in cell], plain.spec)
@@ -79,25 +82,95 @@ def resume_sites(
     *,
     at: Sequence[int] | None = None,
 ) -> dict[Site, Tensor]:
-    """What each cell makes of `sites`: [cell, row, pos, ...] at the positions `at`, all where None (queries, for the pattern)."""
+    """What each cell makes of `sites`: [cell, row, pos, ...] at the positions `at`, all where None (queries, for the pattern).
+
+    Nothing behind the last site is computed; what a cell does not touch are the recorded values, to the bit. Sites that the recording
+    did not capture cost one more pass over its rows. Sites outside the layers (embeddings, the final norm) and the attention pattern
+    are taken from one full pass a cell.
+    """
     check_stamp(plain, base)
     expand([edit.site for cell in cells for edit in cell], plain.spec)
-    sites = expand(sites, plain.spec)
-    keep = torch.tensor(columns_of(base, at), device=plain.device)
-    recorded = base.run.captured
-    if missing := [site for site in sites if site not in recorded]:
-        recorded = {**recorded, **plain.run(base.batch, capture=missing, edits=base.edits).captured}
-    found: dict[Site, list[Tensor]] = {site: [] for site in sites}
-    for cell in cells:
-        tape = Tape(base.batch, sites, [*base.edits, *cell])
+    check_level(plain, base)
+    return compute_sites(plain, base, cells, expand(sites, plain.spec), columns_of(base, at), plain.resume_level)
+
+
+def check_level(plain: "PlainModel", base: PlainRecording) -> None:
+    """Lower `plain.resume_level` until it agrees with the full forward; done once for a dtype and attention implementation."""
+    settle_level(plain, base, compute)
+
+
+def compute(
+    plain: "PlainModel",
+    base: PlainRecording,
+    cells: Sequence[Sequence[Edit]],
+    positions: Sequence[int],
+    readout: Readout | None,
+    level: str,
+) -> Tensor:
+    """`resume` at a given level (or below it, for edits that need more)."""
+    read = columns_of(base, positions)
+    readout = readout or (lambda logits, rows: logits)
+    assert base.run.logits is not None
+    every = torch.arange(len(base.batch), device=plain.device)
+    untouched = _reduced(readout, base.run.logits[:, read], every)  # [row, position, out]
+    out = untouched.expand(len(cells), *untouched.shape).clone()
+    levels = [level_of(base, cell, level) for cell in cells]
+    final = np.zeros(tuple(base.batch.tokens.shape), dtype=bool)
+    final[:, read] = True
+    for one in LEVELS[:2]:
+        chosen = [index for index, found in enumerate(levels) if found == one]
+        if chosen:
+            work = _Work(plain, base, cells, chosen, final, None, cached=one == "grouped")
+            within_memory(plain, base, work.entrants, partial(_worked_and_read, work, read, readout, out))
+    for index, found in enumerate(levels):
+        if found == "full":
+            tape = Tape(base.batch, (), [*base.edits, *cells[index]])
+            logits = plain.forward(tape, keep=torch.tensor(read, device=plain.device))
+            check_fired(tape.fired)
+            assert logits is not None
+            out[index] = readout(logits, every)
+    return out
+
+
+def compute_sites(
+    plain: "PlainModel",
+    base: PlainRecording,
+    cells: Sequence[Sequence[Edit]],
+    sites: Sequence[Site],
+    at: Sequence[int],
+    level: str,
+) -> dict[Site, Tensor]:
+    """`resume_sites` at a given level (or below it, for sites and edits that need more)."""
+    keep = torch.tensor(at, device=plain.device)
+    layered = [site for site in sites if site.layer is not None and site.kind != "pattern"]
+    outer = [site for site in sites if site not in layered]
+    captures = Captures(recorded(plain, base, layered), layered, at, len(cells))
+    levels = [level_of(base, cell, level) for cell in cells]
+    for one in LEVELS[:2]:
+        chosen = [index for index, found in enumerate(levels) if found == one]
+        if chosen and layered:
+            nothing = np.zeros(tuple(base.batch.tokens.shape), dtype=bool)
+            work = _Work(plain, base, cells, chosen, nothing, captures, cached=one == "grouped")
+            within_memory(plain, base, work.entrants, work.run)
+    found: dict[Site, list[Tensor]] = {site: [] for site in outer}
+    book = Book(base, plain.spec)
+    for index, cell in enumerate(cells):
+        book.acts(cell)
+        wanted = [*outer, *(layered if levels[index] == "full" else ())]
+        if not wanted:
+            continue
+        tape = Tape(base.batch, wanted, [*base.edits, *cell])
         plain.forward(tape, logits=False)
-        check_fired(tape.fired)
-        for site in sites:
-            found[site].append(tape.captured[site].index_select(pos_axis(site), keep))
-    return {
-        site: torch.stack(parts) if parts else recorded[site].index_select(pos_axis(site), keep)[None][:0]
-        for site, parts in found.items()
-    }
+        for site in wanted:
+            value = tape.captured[site].index_select(pos_axis(site), keep)
+            if site in found:
+                found[site].append(value)
+            else:
+                captures.values[site][index] = value
+    for site in outer if not cells else ():
+        found[site] = [recorded(plain, base, [site])[site].index_select(pos_axis(site), keep)]
+    stacked = {site: torch.stack(parts)[: len(cells)] for site, parts in found.items()}
+    return {site: captures.values[site] if site in captures.values else stacked[site] for site in sites}
 
 
 def columns_of(base: PlainRecording, positions: Sequence[int] | None) -> list[int]:
@@ -117,37 +190,8 @@ def pos_axis(site: Site) -> int:
     return site.dims.index("query" if "query" in site.dims else "pos")
 
 
-def compute(
-    plain: "PlainModel",
-    base: PlainRecording,
-    cells: Sequence[Sequence[Edit]],
-    positions: Sequence[int],
-    readout: Readout | None,
-    level: str,
-) -> Tensor:
-    """`resume` at a given level (or below it, for edits that need more)."""
-    read = columns_of(base, positions)
-    readout = readout or (lambda logits, rows: logits)
-    assert base.run.logits is not None
-    every = torch.arange(len(base.batch), device=plain.device)
-    untouched = readout(base.run.logits[:, read], every)  # [row, position, out]
-    out = untouched.expand(len(cells), *untouched.shape).clone()
-    levels = [_level(base, cell, level) for cell in cells]
-    for one in LEVELS[:2]:
-        chosen = [index for index, found in enumerate(levels) if found == one]
-        if chosen:
-            _partial(plain, base, cells, chosen, read, readout, out, cached=one == "grouped")
-    for index, found in enumerate(levels):
-        if found == "full":
-            tape = Tape(base.batch, (), [*base.edits, *cells[index]])
-            logits = plain.forward(tape, keep=torch.tensor(read, device=plain.device))
-            check_fired(tape.fired)
-            assert logits is not None
-            out[index] = readout(logits, every)
-    return out
-
-
-def _level(base: PlainRecording, cell: Sequence[Edit], level: str) -> str:
+def level_of(base: PlainRecording, cell: Sequence[Edit], level: str) -> str:
+    """The level that a cell is computed at: `level`, or what its edits need."""
     edits = [*base.edits, *cell]
     if any(edit.site.kind == "pattern" or (edit.site.kind == "final" and edit.op == "call") for edit in edits):
         return "full"
@@ -155,146 +199,113 @@ def _level(base: PlainRecording, cell: Sequence[Edit], level: str) -> str:
     return max(level, "layer skip" if mixing else "grouped", key=LEVELS.index)
 
 
-def _partial(
-    plain: "PlainModel",
-    base: PlainRecording,
-    cells: Sequence[Sequence[Edit]],
-    chosen: list[int],
-    read: list[int],
-    readout: Readout,
-    out: Tensor,
-    *,
-    cached: bool,
-) -> None:
-    n_layers = plain.spec.n_layers
-    changes = {index: changes_of(base, cells[index], n_layers, read) for index in chosen}
-    always = [Change(edit, edit.where(base.batch).cpu(), layer_of(edit.site, n_layers), ()) for edit in base.edits]
-    runner = Runner(plain, base, changes, always, cached=cached)
-    entrants = [entrant for index in chosen for entrant in entrants_of(index, changes[index], cached=cached)]
-    for part in _passes(base, entrants):
-        early = {item.cell for item in part if item.layer == -1}
-        embedded = {index: _embedded(plain, base, cells[index]) for index in early}
-        _read(plain, base, runner, runner.run(part, min(read), embedded), read, readout, out)
+class _Work:
+    """Cells of one level, ready to be run in parts."""
+
+    def __init__(
+        self,
+        plain: "PlainModel",
+        base: PlainRecording,
+        cells: Sequence[Sequence[Edit]],
+        chosen: Sequence[int],
+        final: np.ndarray,
+        captures: Captures | None,
+        *,
+        cached: bool,
+    ) -> None:
+        self.plain, self.base = plain, base
+        book = Book(base, plain.spec)
+        always = book.always()
+        acts = {index: book.acts(cells[index]) for index in chosen}
+        lives = _Lives(base, plain, final, captures, always)
+        live = {index: lives.of(acts[index]) if cached else lives.all for index in chosen}
+        self.runner = Runner(plain, base, acts, always, live, cached=cached, captures=captures)
+        self.entrants: list[Entrant] = []
+        for index in chosen:
+            mixing = any(edit.op == "call" for edit in (*base.edits, *cells[index])) and not cached
+            self.entrants += entrants_of(index, acts[index], live[index], cached=cached, mixing=mixing)
+
+    def run(self, part: Sequence[Entrant]) -> list[Strand]:
+        """Take some entrants through the layers."""
+        return self.runner.run(part, self._embedded)
+
+    def _embedded(self, edits: Sequence[Edit]) -> Tensor:
+        """The stream entering the first layer under edits of the embedding, by the model's own embedding."""
+        own = [edit for edit in self.base.edits if edit.site.layer is None and edit.site.kind != "final"]
+        entry = Site("resid_pre", 0)
+        tape = Tape(self.base.batch, [entry], [*own, *edits])
+        self.plain.forward(tape, logits=False)
+        return tape.captured[entry]
 
 
-def _passes(base: PlainRecording, entrants: list[Entrant]) -> list[list[Entrant]]:
-    """Entrants in parts whose states fit in memory; those that start at the same position stay together."""
-    width, d_model = base.states[0].shape[1:]
-    size = base.states[0].element_size() * d_model
-    parts: list[list[Entrant]] = [[]] if entrants else []
-    total = 0
-    for item in sorted(entrants, key=lambda item: item.start):
-        need = len(item.rows) * (width - item.start) * size
-        if parts[-1] and total + need > STATE_BYTES:
-            parts.append([])
-            total = 0
-        parts[-1].append(item)
-        total += need
-    return parts
+class _Lives:
+    """What matters, for cells that hold attention in different layers; worked out once for all that hold it alike."""
+
+    def __init__(
+        self,
+        base: PlainRecording,
+        plain: "PlainModel",
+        final: np.ndarray,
+        captures: Captures | None,
+        always: Sequence[Act],
+    ) -> None:
+        self.final, self.always, self.n_layers = final, always, plain.spec.n_layers
+        self.at = np.zeros_like(final)
+        self.asked: dict[int, frozenset[str]] = {}
+        if captures is not None:
+            self.at[:, captures.at] = True
+            self.asked = captures.asked()
+        self.all = everything(len(final), final.shape[1], self.n_layers)
+        self._known: dict[tuple[int, ...], Live] = {}
+
+    def of(self, acts: Sequence[Act]) -> Live:
+        """What matters in a cell."""
+        holding = [act for act in acts if act.edit.op == "replace" and act.edit.site.kind in ("z", "attn_out")]
+        key = tuple(act.key for act in holding)
+        if key not in self._known:
+            held = held_by([*self.always, *holding])
+            self._known[key] = live_of(self.final, held, self.asked, self.at, self.n_layers)
+        return self._known[key]
 
 
-def _embedded(plain: "PlainModel", base: PlainRecording, cell: Sequence[Edit]) -> Tensor:
-    """The stream entering the first layer when a cell edits the embedding, by the model's own embedding."""
-    edits = [edit for edit in (*base.edits, *cell) if edit.site.layer is None and edit.site.kind != "final"]
-    entry = Site("resid_pre", 0)
-    tape = Tape(base.batch, [entry], edits)
-    plain.forward(tape, logits=False)
-    return tape.captured[entry]
+def _worked_and_read(work: _Work, read: Sequence[int], readout: Readout, out: Tensor, part: Sequence[Entrant]) -> None:
+    _read(work, work.run(part), read, readout, out)
 
 
-def _read(
-    plain: "PlainModel",
-    base: PlainRecording,
-    runner: Runner,
-    strands: list[Strand],
-    read: list[int],
-    readout: Readout,
-    out: Tensor,
-) -> None:
+def _read(work: _Work, strands: Sequence[Strand], read: Sequence[int], readout: Readout, out: Tensor) -> None:
     """Norm and unembedding by the model itself, its layers bypassed; results go to the cells' places in `out`."""
+    plain, base, runner = work.plain, work.base, work.runner
     groups: dict[tuple[int, ...], list[Strand]] = {}
     for strand in runner.fork(strands, plain.spec.n_layers):
-        places = tuple(index for index, position in enumerate(read) if position >= strand.start)
+        places = tuple(index for index, position in enumerate(read) if strand.passage.after[:, position].any())
         if places:
             groups.setdefault(places, []).append(strand)
+    rows_at_once = min(READ_ROWS, max(1, plain.token_budget // 8))
     for places, group in groups.items():
-        at = torch.tensor([read[index] for index in places])
-        for chunk in _chunks(group, max(1, READ_ROWS // len(places))):
-            hidden = torch.cat([one.state[:, (at - one.start).to(one.state.device)] for one in chunk])  # [n, place, d]
-            logits = _head(plain, base, hidden, runner.final_handler(chunk, at))
-            rows = torch.tensor([row for one in chunk for row in one.rows], device=logits.device)
-            values = readout(logits, rows).split([len(one.rows) for one in chunk])
-            for one, value in zip(chunk, values, strict=True):
-                for cell in one.cells:
-                    out[cell][torch.tensor(one.rows)[:, None], torch.tensor(places)] = value  # [row, place, out]
+        at = torch.tensor([read[index] for index in places], device=plain.device)
+        for chosen in chunked(group, [len(one.rows) for one in group], max(1, rows_at_once // len(places))):
+            parts = parts_of([group[index] for index in chosen], at)
+            low, high = int(at.min()), int(at.max()) + 1
+            states = [part.strand.spanning(low, high, base.states[-1])[:, at - low] for part in parts]
+            handler = runner.final_handler(parts)
+            with hooked(plain.modules, plain.family, plain.spec, handler.sites, handler):
+                logits = head(plain, torch.cat(states), tuples=base.tuples)  # [row of a strand, place, vocab]
+            rows = [row for part in parts for row in part.strand.rows]
+            values = _reduced(readout, logits, torch.tensor(rows, device=logits.device))
+            for part in parts:
+                touched = part.strand.passage.after[:, at.tolist()]  # [row, place]
+                row, place = (torch.from_numpy(index).to(out.device) for index in touched.nonzero())
+                lines = torch.tensor(part.strand.rows, device=out.device)[row]
+                columns = torch.tensor(places, device=out.device)[place]
+                cells = torch.tensor(part.strand.cells, device=out.device)[:, None]
+                out[cells, lines, columns] = values[part.lines][row, place]
 
 
-def _chunks(strands: list[Strand], rows: int) -> Iterator[list[Strand]]:
-    chunk: list[Strand] = []
-    for strand in strands:
-        chunk.append(strand)
-        if sum(len(one.rows) for one in chunk) >= rows:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _head(plain: "PlainModel", base: PlainRecording, hidden: Tensor, handler: Any) -> Tensor:
-    with hooked(plain.modules, plain.family, plain.spec, handler.sites, handler):
-        return head(plain, hidden, tuples=base.tuples)
-
-
-def check_level(plain: "PlainModel", base: PlainRecording) -> None:
-    """On first use for a dtype and attention implementation, lower `plain.resume_level` until random cells agree."""
-    use = (str(base.states[0].dtype), plain.implementation)
-    if use in plain.checked:
-        return
-    plain.checked.add(use)
-    row = base.batch.rows([0])
-    while plain.resume_level != "full":
-        wrong = _mismatch(plain, record(plain, row))
-        if not wrong:
-            return
-        lower = LEVELS[LEVELS.index(plain.resume_level) + 1]
-        warnings.warn(
-            f"partial recomputation of {plain.spec.name} at level {plain.resume_level!r} does not agree with the full forward "
-            f"({use[0]}, {use[1]}): {wrong}. Falling back to {lower!r}: slower, still exact.",
-            stacklevel=4,
+def _reduced(readout: Readout, logits: Tensor, rows: Tensor) -> Tensor:
+    values = readout(logits, rows)
+    if not isinstance(values, Tensor) or values.ndim != 3 or values.shape[:2] != logits.shape[:2]:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise BadInput(
+            f"the readout made {shape} of logits {tuple(logits.shape)}. It may only replace the last axis: [n, position, out]."
         )
-        plain.resume_level = lower
-
-
-def probes(plain: "PlainModel", base: PlainRecording) -> list[list[Edit]]:
-    """Three random cells with large effects: a stream, a window of components, keys and values."""
-    draw = generator(0, "resume self-check")
-    n, width = plain.spec.n_layers, base.batch.tokens.shape[1]
-
-    def place() -> tuple[int, At]:
-        return int(torch.randint(n, (), generator=draw)), At.index(int(torch.randint(width, (), generator=draw)))
-
-    layer, at = place()
-    noise = torch.randn(plain.spec.d_model, generator=draw) * base.states[layer].float().std().cpu()
-    stream = [add(Site("resid_pre", layer), noise, at=at)]
-    layer, at = place()
-    window = [scale(Site(kind, k), 3.0, at=at) for k in range(layer, n) for kind in ("attn_out", "mlp_out")]
-    layer, _ = place()
-    keys = [scale(Site(kind, layer), -2.0, at=At.index(0)) for kind in ("k", "v")]
-    return [stream, window, keys]
-
-
-def _mismatch(plain: "PlainModel", base: PlainRecording) -> str:
-    """What is wrong at the present level; empty where all probes agree with the full forward."""
-    cells = probes(plain, base)
-    want = compute(plain, base, cells, (-1,), None, "full").float()
-    try:
-        got = compute(plain, base, cells, (-1,), None, plain.resume_level).float()
-    except Exception as problem:  # an architecture may refuse a partial call in any way it likes
-        return f"{type(problem).__name__}: {problem}"
-    assert base.run.logits is not None
-    effect = float((want - base.run.logits[:, -1:].float()).abs().max())
-    share, floor = (1e-3, 1e-5) if base.states[0].dtype in (torch.float32, torch.float64) else (0.1, 0.02)
-    error = float((want - got).abs().max())
-    if error <= share * effect + floor * float(want.abs().max()):
-        return ""
-    return f"logits differ by {error:.2g} where the effect is {effect:.2g}"
+    return values

@@ -87,7 +87,9 @@ def test_partial_recomputation_equals_full_recomputation(name: str, attention: s
         acting = 0
         for index, cell in enumerate(cells):
             want = full(plain, batch, [*edits, *cell])[:, [-1, 4, -3]]
-            torch.testing.assert_close(got[index], want, rtol=0, atol=TOLERANCE, msg=lambda text, n=index: f"cell {n}: {text}")
+            torch.testing.assert_close(
+                got[index], want, rtol=0, atol=TOLERANCE, msg=lambda text, n=index: f"cell {n}: {text}"
+            )
             acting += float((want - base.run.logits[:, [-1, 4, -3]]).abs().max()) > 1e-3
         assert acting > 0.7 * len(cells)
 
@@ -231,7 +233,7 @@ def test_chunks_and_passes_do_not_change_the_numbers(monkeypatch: pytest.MonkeyP
     cells = [[replace(Site("resid_post", layer), clean, at=At.index(t))] for layer in range(4) for t in range(14)]
     want = plain.resume(base, cells)
     plain.token_budget = 9
-    monkeypatch.setattr(engine, "STATE_BYTES", 20_000)
+    plain.state_bytes = 20_000
     monkeypatch.setattr(engine, "READ_ROWS", 4)
     torch.testing.assert_close(plain.resume(base, cells), want, rtol=0, atol=TOLERANCE)
     columns = torch.tensor([[3, 5], [7, 1], [9, 9]])

@@ -24,7 +24,10 @@ def some_cells(plain: PlainModel, batch: Batch, clean: Batch) -> list[list[Edit]
         [add("hook_embed", noise, at=At.span("subject"))],
         [replace("blocks.1.attn.hook_z", run, at=At.index(5), heads=[1])],
         [add("blocks.2.hook_resid_post", noise, at=At.index(4))],
-        [*(scale(site, 0.0, at=At.index(7)) for site in neurons), add("blocks.2.hook_resid_pre", noise, at=At.index(3))],
+        [
+            *(scale(site, 0.0, at=At.index(7)) for site in neurons),
+            add("blocks.2.hook_resid_pre", noise, at=At.index(3)),
+        ],
         [replace("blocks.3.hook_mlp_out", run, at=At.span("subject"))],
         [add("blocks.1.attn.hook_k", 0.5, at=At.index(0), heads=[0])],
         [call("blocks.1.hook_mlp_out", lambda x: x.flip(1), at=At.index(2, 9))],
