@@ -95,13 +95,21 @@ def sign_flip_test(
     n: int = 9999,
     seed: int = 0,
     name: str = "sign-flip",
+    clusters: Sequence[Any] | None = None,
 ) -> Array:
     """P-value that paired differences have mean zero, by flipping their signs; exact where all flips are no more than `n`.
 
-    NaN examples are left out cell by cell; a cell without any gives NaN.
+    NaN examples are left out cell by cell; a cell without any gives NaN. `clusters` gives a label an example: the examples of a
+    cluster are flipped together.
     """
     one_of("alternative", alternative, ["two-sided", "greater", "less"])
     flat, restore = _flatten(values, axis)
+    if clusters is not None:
+        groups, members = _groups(clusters, len(flat))
+        total, present = np.zeros((groups, flat.shape[1])), np.zeros((groups, flat.shape[1]), dtype=bool)
+        np.add.at(total, members, np.where(np.isfinite(flat), flat, 0.0))
+        np.logical_or.at(present, members, np.isfinite(flat))
+        flat = np.where(present, total, np.nan)  # flipping a cluster flips its sum
     examples = len(flat)
     exact = 2**examples <= n if examples < 60 else False
     if exact:

@@ -28,9 +28,10 @@ class FullLM:
         run = self.run(tokens, capture=capture, edits=edits)
         return SimpleNamespace(batch=run.batch, edits=tuple(edits), run=run, nbytes=0)
 
-    def resume(self, base, cells, *, positions=(-1,)):
+    def resume(self, base, cells, *, positions=(-1,), readout=None):
         out = [self.run(base.batch, edits=[*base.edits, *cell]).logits[:, list(positions)] for cell in cells]
-        return torch.stack(out)
+        rows = torch.arange(len(base.batch))
+        return torch.stack([readout(logits, rows) if readout else logits for logits in out])
 
     def read(self, documents, sites):
         return self.plain.read(documents, expand(sites, self.spec))

@@ -238,7 +238,7 @@ def test_sigma_is_that_of_the_subjects_alone(small, lm):
 
 def test_same_seed_same_numbers_and_batching_changes_nothing(small, lm):
     prompts = prompts_of(small, 3)
-    first, second = (CausalTrace(window=3, noise_samples=3, memory_mb=mb)(lm, prompts) for mb in (1, 64))
+    first, second = (CausalTrace(window=3, noise_samples=3, batch_tokens=size)(lm, prompts) for size in (1, 4096))
     assert (first.data["score"].values == second.data["score"].values)[np.isfinite(first.data["score"].values)].all()
     alone = CausalTrace(window=3, noise_samples=3)(lm, prompts[:1])  # sigma differs, so compare at a fixed scale
     fixed = [CausalTrace(window=3, noise_samples=3, sigma="unit")(lm, p) for p in (prompts, prompts[:1])]
@@ -385,7 +385,7 @@ def test_cost_is_what_goes_through_the_model(small, options):
         ({"kinds": ("hiden",)}, "hidden"), ({"kinds": ()}, "kinds"), ({"kinds": ("mlp", "mlp")}, "once"),
         ({"window": 0}, "window"), ({"noise": 0.0}, "noise"), ({"noise_samples": 0}, "noise_samples"),
         ({"window_rule": "txt"}, "text"), ({"corruption": "gauss"}, "noise"), ({"sigma": "subject"}, "subjects"),
-        ({"answers": "whole"}, "single"), ({"rng": "np"}, "numpy"),
+        ({"answers": "all"}, "single"), ({"rng": "np"}, "numpy"),
     ],
 )  # fmt: skip
 def test_options_are_checked(options, match):
@@ -425,8 +425,8 @@ def test_the_first_token_of_a_longer_answer_can_be_scored(small, lm):
 
 def test_a_wrong_engine_is_found_out(small):
     class Broken(FullLM):
-        def resume(self, base, cells, *, positions=(-1,)):
-            return super().resume(base, cells, positions=positions) + 0.5 * torch.arange(self.spec.vocab)
+        def resume(self, base, cells, **options):
+            return super().resume(base, cells, **options) + 0.5 * torch.arange(self.spec.vocab)
 
     with pytest.raises(InterpError, match="partial recomputation"):
         CausalTrace(kinds=("hidden",))(Broken(small.module, small.tokenizer, "broken"), prompts_of(small, 1))

@@ -266,3 +266,16 @@ def test_random_subspaces_are_orthonormal_and_uniform() -> None:
     assert first.mean(dim=0).abs().max() < 0.05  # the sign is random too
     with pytest.raises(BadInput, match="rank 1 to 4"):
         random_subspace(5, 4)
+
+
+def test_clusters_are_flipped_together() -> None:
+    """Copies of twelve independent differences are tested as the twelve, exactly."""
+    base = RNG.normal(0.4, 1.0, size=(12, 40))
+    values, clusters = base.repeat(5, axis=0), [f"subject {i}" for i in range(12) for _ in range(5)]
+    np.testing.assert_allclose(sign_flip_test(values, clusters=clusters), sign_flip_test(base))
+    assert np.mean(sign_flip_test(values)) < 0.5 * np.mean(sign_flip_test(values, clusters=clusters))
+    ragged = values.copy()
+    ragged[:5, 0] = np.nan  # a whole subject
+    np.testing.assert_allclose(sign_flip_test(ragged[:, :1], clusters=clusters), sign_flip_test(base[1:, :1]))
+    with pytest.raises(BadInput, match="2 labels for 60"):
+        sign_flip_test(values, clusters=[1, 2])

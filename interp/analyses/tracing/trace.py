@@ -1,305 +1,162 @@
-"""The trace itself: jobs from prompts, one recording a prompt, cells through `lm.resume`, checks on the way."""
+"""The trace itself: its options, its checks, and the prompts worked off batch by batch."""
 
-import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from interp.core.analysis import Analysis, Cost
-from interp.core.batch import At, Batch
-from interp.core.edit import Edit, add, replace
-from interp.core.errors import BadInput, InterpError, one_of
-from interp.core.lm import LM, Recording
-from interp.core.progress import track
-from interp.core.run import Run
-from interp.core.site import Site
+from interp.core.digest import digest_of
+from interp.core.errors import BadInput, one_of
+from interp.core.lm import LM
+from interp.core.progress import Progress
 from interp.core.spec import BYTES
-from interp.data.prompts import Prompt, PromptPair
-from interp.data.tokens import TokenPrompt, tokenize, tokenize_pair
+from interp.core.unfinished import Unfinished
 
-from ..readout import METRICS, best_wrong, read_metrics
-from .cells import KINDS, SEVERED, SITES, Cell, plan, work
-from .corrupt import noise_value, sigma_of, subject_of
-from .result import TraceResult, assemble
-
-TOLERANCE = {"float64": 1e-5, "float32": 2e-3, "bfloat16": 0.5, "float16": 0.1}
-"""How far, in nats, a restoration that must be exact may be off in each precision before the run is refused.
-
-RMS norms and rotary tables of transformers compute in float32 whatever the model's precision, so float64 cannot be held to its own."""
+from .assemble import assemble, pack, unpack
+from .cells import KINDS, work
+from .control import CONTROLLED, Bank, bank_of
+from .corrupt import CORRUPTIONS, DRAWN, Corruption, corruption_of
+from .jobs import Job, batches, jobs_of
+from .result import DIRECTIONS, TraceResult
+from .sweep import Sweep, Trace
 
 
 @dataclass(frozen=True)
 class CausalTrace(Analysis[TraceResult]):
-    """Causal tracing with denoising: corrupt the subject, restore one state at a time, see what brings the answer back."""
+    """Causal tracing: corrupt the subject, then restore (or break) one state at a time and see what becomes of the answer."""
 
     kinds: tuple[str, ...] = ("hidden", "mlp", "attn")
     """What is restored: hidden (residual stream after one layer), mlp and attn (outputs over a window of layers), hidden_without_mlp
-    and hidden_without_attn (severed: the hidden state, that token's later MLP or attention outputs held at their corrupted values)."""
-    corruption: Literal["noise", "counterfactual"] = "noise"
-    """noise on the subject's token embeddings, or a counterfactual prompt's tokens (needs pairs)."""
+    and hidden_without_attn (severed: the hidden state, that token's later MLP or attention outputs held as they were)."""
+    direction: tuple[str, ...] = ("denoise",)
+    """denoise puts clean states into the corrupted run, noise corrupted states into the clean run; both give two maps side by side."""
+    corruption: Literal["noise", "uniform", "zero", "mean", "resample", "counterfactual"] = "noise"
+    """What takes the subject away: Gaussian or uniform noise on its token embeddings, zero or mean embeddings, another prompt's
+    subject of as many tokens, or a counterfactual prompt's tokens (needs pairs)."""
     noise: float = 3.0
     """Size of the noise in multiples of sigma."""
     sigma: Literal["subjects", "vocabulary", "unit"] = "subjects"
     """Standard deviation of the token embeddings of all subjects, of the whole vocabulary, or 1 (`noise` is then absolute)."""
+    mean_of: Literal["subjects", "vocabulary"] = "subjects"
+    """Whose mean embedding corruption='mean' takes: of all subject tokens of the prompts, or of the whole vocabulary."""
     noise_samples: int = 10
-    """Noise draws a prompt."""
+    """Draws a prompt, of noise or of resampled subjects."""
     rng: Literal["named", "numpy"] = "named"
     """Noise by seed and prompt id, or ROME's own stream: numpy's RandomState(1), the same draw for every prompt."""
     window: int = 10
     """Layers restored together for mlp and attn, around the centre layer."""
     window_rule: Literal["code", "text"] = "code"
     """Where an even window lies: -5...+4 as in ROME's code or -4...+5 as in its text (for 10)."""
-    answers: Literal["single", "first"] = "single"
-    """Refuse answers of several tokens, or score their first token."""
+    answers: Literal["single", "first", "whole"] = "single"
+    """Refuse answers of several tokens, score their first token, or the probability of all their tokens in a row."""
+    controls: int = 0
+    """Random matched values a cell (another prompt's state, same kind, layer and role) as a control; 0 for none."""
     bos: bool | None = None
     """Put a BOS before each prompt; None follows the model's tokenizer."""
     seed: int = 0
-    """Seed of the noise."""
+    """Seed of the noise and of every other draw."""
     keep_noise_rows: bool = False
     """Keep every noise draw's score, not only their mean (noise_samples times the size)."""
-    memory_mb: int = 256
-    """Logits held at once, in MB; changes the speed, not the numbers."""
+    batch_tokens: int = 2048
+    """Tokens of one recorded batch, prompts times draws times length; more is faster and takes more memory. A prompt is never split."""
+    resume_from: str | None = None
+    """Folder in which finished batches are kept, so that an interrupted trace goes on where it stopped."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "kinds", (self.kinds,) if isinstance(self.kinds, str) else tuple(self.kinds))
-        for kind in self.kinds:
-            one_of("kinds", kind, KINDS)
-        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
-            raise BadInput(f"`kinds` must name each kind once; not {self.kinds!r}.")
-        one_of("corruption", self.corruption, ["noise", "counterfactual"])
+        for name in ("kinds", "direction"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            legal = KINDS if name == "kinds" else DIRECTIONS
+            for item in getattr(self, name):
+                one_of(name, item, legal)
+            if not getattr(self, name) or len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise BadInput(f"`{name}` must name each of its words once; not {getattr(self, name)!r}.")
+        one_of("corruption", self.corruption, CORRUPTIONS)
         one_of("sigma", self.sigma, ["subjects", "vocabulary", "unit"])
+        one_of("mean_of", self.mean_of, ["subjects", "vocabulary"])
         one_of("rng", self.rng, ["named", "numpy"])
         one_of("window_rule", self.window_rule, ["code", "text"])
-        one_of("answers", self.answers, ["single", "first"])
-        for name in ("noise_samples", "window", "memory_mb"):
+        one_of("answers", self.answers, ["single", "first", "whole"])
+        for name in ("noise_samples", "window", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise BadInput(f"`{name}` must be at least 1; not {getattr(self, name)}.")
+        if self.controls < 0:
+            raise BadInput(f"`controls` must be at least 0; not {self.controls}.")
         if not self.noise > 0:
             raise BadInput(f"`noise` must be positive; not {self.noise}.")
 
+    @property
+    def takes(self) -> str:  # type: ignore[override]
+        """`pairs` for counterfactuals, else `facts`."""
+        return "pairs" if self.corruption == "counterfactual" else "facts"
+
+    @property
+    def draws(self) -> int:
+        """Corrupted rows a prompt."""
+        return self.noise_samples if self.corruption in DRAWN else 1
+
     def check(self, lm: LM, data: Any) -> None:
         """Refuse prompts that cannot be traced (`BadInput`, `SpanError`, `RaggedPair`) before anything is computed."""
-        self._jobs(lm, data)
+        jobs_of(self, lm, data)
 
     def run(self, lm: LM, data: Any, store: Any = None) -> TraceResult:
-        """Trace every prompt."""
-        jobs = self._jobs(lm, data)
-        scale = float("nan")
-        if self.corruption == "noise":
-            scale = sigma_of(lm, self.sigma, [job.tokens for job in jobs])
-        traces = []
-        for index, job in enumerate(track(jobs, "tracing", total=len(jobs))):
-            traces.append(_Tracer(self, lm, job, scale * self.noise).trace(check=index == 0))
-        return assemble(self, lm, traces, scale)
+        """Trace every prompt, batch by batch; finished batches are kept where `resume_from` says so."""
+        jobs = jobs_of(self, lm, data)
+        corruption = corruption_of(self, lm, jobs)
+        bank = bank_of(self, lm, jobs) if self.controls else None
+        kept = Unfinished(self.resume_from, self._key(lm, data) if self.resume_from else "", what="trace")
+        traces: list[Trace | None] = [None] * len(jobs)
+        resumed = Sweep(self, lm, jobs[:1], corruption).check()
+        with Progress("tracing", total=len(jobs)) as progress:
+            for number, places in enumerate(batches(jobs, self.draws, self.batch_tokens)):
+                found = kept.get(f"batch-{number}")
+                done = unpack(*found) if found else self._batch(lm, [jobs[place] for place in places], corruption, bank)
+                if not found:
+                    kept.put(f"batch-{number}", *pack(done))
+                for place, trace in zip(places, done, strict=True):
+                    traces[place] = trace
+                progress.update(len(places))
+        return assemble(self, lm, jobs, [trace for trace in traces if trace is not None], corruption.sigma, resumed)
 
     def cost(self, lm: LM, data: Any = None) -> Cost:
         """Rows through the whole model, against ROME's one full forward of `noise_samples + 1` rows a cell."""
-        jobs, spec, rows = self._jobs(lm, data), lm.spec, self._rows
+        jobs, spec, rows = jobs_of(self, lm, data), lm.spec, self.draws
         naive = used = tokens = 0.0
         for index, job in enumerate(jobs):
-            length = len(job.tokens)
-            naive += len(self.kinds) * length * spec.n_layers * (rows + 1)
-            checked = rows if index == 0 else 0  # the first prompt's self-check
-            mine = length * (1.0 + rows + checked)
+            length, whole = len(job.tokens), len(job.ids)
+            naive += len(self.direction) * len(self.kinds) * length * spec.n_layers * (rows + 1)
+            checked = 1 + 2 * rows if index == 0 else 0  # the self-check: a clean row, a recording, a whole pass
+            mine = whole * (1.0 + rows * len(self.direction) + checked)
+            controlled = [pos for pos, role in enumerate(job.roles) if role in CONTROLLED]
             for pos in range(job.start, length):
-                read = pos == length - 1
-                wide, single = work(self.kinds, spec.n_layers, self.window, self.window_rule, read=read)
-                mine += rows * (wide * (length - pos) + single) / spec.n_layers
-            used, tokens = used + mine / length, tokens + mine
-        width = max(len(job.tokens) for job in jobs)
-        size = BYTES[spec.dtype]
-        kept = (3 * spec.n_layers + self._rows * spec.n_layers * 3) * width * spec.d_model * size
+                wide, single = work(self.kinds, spec.n_layers, self.window, self.window_rule, read=pos == length - 1)
+                times = len(self.direction) * (1 + self.controls * (pos in controlled))
+                mine += times * rows * (wide * (whole - pos) + single) / spec.n_layers
+            used, tokens = used + mine / whole, tokens + mine
+        size, n_kinds = BYTES[spec.dtype], len(self.kinds)
+        held = max(self.batch_tokens, rows * max(len(job.ids) for job in jobs))
+        kept = held * (spec.n_layers * (3 + 2 * n_kinds) * spec.d_model + spec.vocab) * size
         note = f"{len(jobs)} prompts; {naive / used:.1f}x fewer rows than a full forward a cell ({naive:,.0f})"
-        return Cost(forwards=used, tokens=int(tokens), bytes=kept + self.memory_mb * 1_000_000, note=note)
+        return Cost(forwards=used, tokens=int(tokens), bytes=int(kept), note=note)
 
-    @property
-    def _rows(self) -> int:
-        return self.noise_samples if self.corruption == "noise" else 1
-
-    def _plan(self, n_layers: int, job: "_Job") -> Iterator[Cell]:
-        return plan(
-            self.kinds,
-            length=len(job.tokens),
-            start=job.start,
-            n_layers=n_layers,
-            width=self.window,
-            rule=self.window_rule,
+    def _batch(self, lm: LM, jobs: Sequence[Job], corruption: Corruption, bank: "Bank | None") -> list[Trace]:
+        """One batch; where the device's memory does not suffice, in halves, and says so."""
+        try:
+            return Sweep(self, lm, jobs, corruption, bank).trace()
+        except torch.OutOfMemoryError:
+            if len(jobs) == 1:
+                raise
+        half = len(jobs) // 2
+        warnings.warn(
+            f"out of memory with {len(jobs)} prompts at once; going on with {half}. "
+            f"A smaller batch_tokens than {self.batch_tokens} avoids it.",
+            stacklevel=2,
         )
+        return [*self._batch(lm, jobs[:half], corruption, bank), *self._batch(lm, jobs[half:], corruption, bank)]
 
-    def _jobs(self, lm: LM, data: Any) -> list["_Job"]:
-        items: Sequence[Any] = [data] if isinstance(data, Prompt | PromptPair) else list(data or ())
-        if not items:
-            raise BadInput("there are no prompts to trace. Give at least one.")
-        how: dict[str, Any] = {"bos": self.bos, "answers": self.answers, "n_ctx": lm.spec.n_ctx}
-        return [self._job(lm, item, how) for item in items]
-
-    def _job(self, lm: LM, item: Any, how: dict[str, Any]) -> "_Job":
-        if self.corruption == "counterfactual":
-            if not isinstance(item, PromptPair):
-                raise BadInput(
-                    f"corruption='counterfactual' traces pairs; {item!r:.100} is none. Build a PromptPair(clean, corrupted)."
-                )
-            pair = tokenize_pair(item, lm.tokenizer, **how)
-            clean, changed = pair.clean, pair.changed
-            rival = clean.foil_ids or pair.corrupted.answer_ids
-            if not changed:
-                raise BadInput(
-                    f"both prompts of the pair {item.id!r} have the same tokens: {clean}. Change what the model reads."
-                )
-            where = (changed[0], changed[-1] + 1)
-            if "subject" not in clean.spans:  # roles are then told by what the counterfactual changed
-                clean = dataclasses.replace(clean, spans={**clean.spans, "subject": where})
-            return _Job(clean, pair.corrupted.ids, changed[0], rival)
-        prompt = item.clean if isinstance(item, PromptPair) else item
-        if not isinstance(prompt, Prompt):
-            raise BadInput(
-                f"tracing needs prompts with a marked subject; not {item!r:.100}. Build them with Prompt.of(text, subject=...)."
-            )
-        tokens = tokenize(prompt, lm.tokenizer, **how)
-        subject_of(tokens)
-        return _Job(tokens, tokens.ids, tokens.spans["subject"][0], tokens.foil_ids)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One prompt to trace: its clean tokens, the tokens of the corrupted run, the first corrupted position."""
-
-    tokens: TokenPrompt
-    base: tuple[int, ...]
-    start: int
-    foil_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """The numbers of one prompt, before they are put beside the others'."""
-
-    tokens: TokenPrompt
-    score: np.ndarray
-    """[kind, pos, layer, row, metric]."""
-    low: np.ndarray
-    """[row, metric]."""
-    high: np.ndarray
-    """[metric]."""
-    answer: int
-    foil: int
-    foil_given: bool
-    """Whether the prompt (or its counterfactual) named the foil."""
-    predicted: int
-    resumed: float
-    """Largest difference of a logit between one resumed cell and the same cell by a whole forward pass (nan where not checked)."""
-    restored: float
-    """Largest difference, in nats, between the fully restored and the clean score (nan without hidden)."""
-
-
-@dataclass
-class _Tracer:
-    """One prompt's recording and its cells."""
-
-    config: CausalTrace
-    lm: LM
-    job: _Job
-    scale: float
-    _edits: dict[tuple[str, int, int], Edit] = field(default_factory=dict)
-
-    def trace(self, *, check: bool) -> Trace:
-        config, lm, job = self.config, self.lm, self.job
-        layers = range(lm.spec.n_layers)
-        kinds = {SITES.get(kind, "resid_post") for kind in config.kinds}
-        self.clean = lm.run(
-            Batch.of([job.tokens.ids]), capture=[Site(kind, layer) for kind in sorted(kinds) for layer in layers]
-        )
-        final = self.clean.last_logits[0]  # [vocab]
-        predicted = int(final.argmax())
-        answer = job.tokens.answer_ids[0] if job.tokens.answer_ids else predicted
-        foil_given = bool(job.foil_ids) and job.foil_ids[0] != answer
-        foil = job.foil_ids[0] if foil_given else best_wrong(final, answer)
-        self.base = self._record()
-        low = read_metrics(self.base.run.last_logits, answer, foil)  # [row, metric]
-        resumed = self._check_resumed() if check else float("nan")
-        score = self._cells(low, answer, foil)
-        high = read_metrics(final, answer, foil).numpy()
-        restored = self._check_restored(score, high)
-        return Trace(job.tokens, score, low.numpy(), high, answer, foil, foil_given, predicted, resumed, restored)
-
-    def _record(self) -> Recording:
-        job, rows = self.job, self.config._rows
-        severed = [SEVERED[kind] for kind in self.config.kinds if kind in SEVERED]
-        capture = [Site(kind, layer) for kind in severed for layer in range(self.lm.spec.n_layers)]
-        edits: list[Edit] = []
-        if self.config.corruption == "noise":
-            value = noise_value(
-                job.tokens,
-                samples=rows,
-                d_model=self.lm.spec.d_model,
-                scale=self.scale,
-                seed=self.config.seed,
-                rng=self.config.rng,
-            )
-            edits = [add("hook_embed", value, at=At.index(*range(*job.tokens.spans["subject"])))]
-        batch = Batch.of(torch.tensor([job.base] * rows))
-        return self.lm.record(batch, capture=list(dict.fromkeys(capture)), edits=edits)
-
-    def _cells(self, low: Tensor, answer: int, foil: int) -> np.ndarray:
-        kinds, n_layers, length = self.config.kinds, self.lm.spec.n_layers, len(self.job.tokens)
-        shape = (len(kinds), length, n_layers, *low.shape)
-        score = np.broadcast_to(
-            low.numpy(), shape
-        ).copy()  # cells that cost nothing keep the corrupted score, to the bit
-        cells = list(self.config._plan(n_layers, self.job))
-        each = len(low) * self.lm.spec.vocab * 4
-        step = max(1, self.config.memory_mb * 1_000_000 // each)
-        for first in range(0, len(cells), step):
-            part = cells[first : first + step]
-            logits = self.lm.resume(self.base, [self._edits_of(cell) for cell in part])  # [cell, row, 1, vocab]
-            values = read_metrics(logits[:, :, 0], answer, foil).numpy()
-            for cell, value in zip(part, values, strict=True):
-                score[kinds.index(cell.kind), cell.pos, list(cell.centres)] = value
-        return score
-
-    def _edits_of(self, cell: Cell) -> list[Edit]:
-        if cell.kind not in SEVERED:
-            return [self._edit(SITES[cell.kind], layer, cell.pos, self.clean) for layer in cell.layers]
-        after = range(cell.layers[-1] + 1, self.lm.spec.n_layers)
-        held = [self._edit(SEVERED[cell.kind], layer, cell.pos, self.base.run) for layer in after]
-        return [self._edit("resid_post", cell.layers[0], cell.pos, self.clean), *held]
-
-    def _edit(self, kind: str, layer: int, pos: int, source: Run) -> Edit:
-        """The same object for the same restoration, so that an engine can see which cells begin alike."""
-        key = (f"{kind}{'' if source is self.clean else ' held'}", layer, pos)
-        if key not in self._edits:
-            self._edits[key] = replace(Site(kind, layer), source, at=At.index(pos))
-        return self._edits[key]
-
-    def _check_resumed(self) -> float:
-        """Restoring nothing must be the corrupted run to the bit; a restored cell, what a whole forward pass makes of it."""
-        lm, base, before = self.lm, self.base, self.base.run.last_logits
-        cell = self._edits_of(Cell(self.config.kinds[0], self.job.start, ((lm.spec.n_layers - 1) // 2,), ()))
-        nothing, resumed = lm.resume(base, [[], cell])[:, :, 0]
-        whole = lm.run(base.batch, edits=[*base.edits, *cell]).last_logits
-        off = float((resumed.double() - whole.double()).abs().max())
-        if not torch.equal(nothing, before) or not off <= TOLERANCE[lm.spec.dtype] * max(
-            1.0, float(before.abs().max())
-        ):
-            raise InterpError(
-                f"a resumed run of {lm.spec.name} is off the whole forward pass by up to {off:.2g} in a logit: partial recomputation "
-                "does not fit this model. Run `interp verify` and report this checkpoint."
-            )
-        return off
-
-    def _check_restored(self, score: np.ndarray, high: np.ndarray) -> float:
-        if "hidden" not in self.config.kinds:
-            return float("nan")
-        keep = [METRICS.index("logprob"), METRICS.index("logit_diff")]
-        last = score[self.config.kinds.index("hidden"), -1, -1][:, keep]  # [row, 2]
-        off = float(np.abs(last - high[keep]).max())
-        if not off <= TOLERANCE[self.lm.spec.dtype] * max(1.0, float(np.abs(high[keep]).max())):
-            raise InterpError(
-                f"restoring the last layer at the last token of {self.job.tokens.prompt.text!r} is {off:.2g} nats off the clean run, "
-                f"and must be it. Run `interp verify` and report this checkpoint ({self.lm.spec.name})."
-            )
-        return off
+    def _key(self, lm: LM, data: Any) -> str:
+        """What finished batches are only good for: the same options, model and data."""
+        return digest_of([replace(self, resume_from=None).to_dict(), lm.fingerprint(), data])
