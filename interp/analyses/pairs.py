@@ -82,7 +82,7 @@ class PairGroup:
 
 def token_pairs(lm: LM, data: Any, *, bos: bool | None = None, answers: Answers = "single") -> list[TokenPair]:
     """Every pair as tokens, in the order given. Raises `BadInput`, `SpanError` or `RaggedPair` for what cannot be paired."""
-    items: Sequence[Any] = [data] if isinstance(data, PromptPair) else list(data or ())
+    items: Sequence[Any] = [data] if isinstance(data, PromptPair | Prompt) else list(data or ())
     if not items:
         raise BadInput("there are no pairs. Give at least one PromptPair(clean, corrupted).")
     for item in items:
