@@ -33,6 +33,7 @@ _PUBLIC = {
     "CausalTrace": "interp.analyses.tracing:CausalTrace",
     "ActivationPatching": "interp.analyses.patching:ActivationPatching",
     "DirectLogit": "interp.analyses.direct:DirectLogit",
+    "ComponentMask": "interp.analyses.masking:ComponentMask",
     "DAS": "interp.analyses.das:DAS",
     "PathPatching": "interp.analyses.paths:PathPatching",
     "Attribution": "interp.analyses.attribution:Attribution",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from interp.analyses.heads import HeadScores as HeadScores
     from interp.analyses.lens import LogitLens as LogitLens
     from interp.analyses.loss import LossByPosition as LossByPosition
+    from interp.analyses.masking import ComponentMask as ComponentMask
     from interp.analyses.patching import ActivationPatching as ActivationPatching
     from interp.analyses.paths import PathPatching as PathPatching
     from interp.analyses.shares import WriteShares as WriteShares

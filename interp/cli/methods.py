@@ -4,7 +4,8 @@
     interp patch atlas --task ioi --kinds z --figure heads.svg
     interp cmap BASE TUNED --pairs pairs.jsonl
 
-A config's `takes` is `facts` (prompts with a subject) or `pairs` (clean and corrupted). Pairs come from a file, from a named task that is
+A config's `takes` is `facts` (prompts with a subject), `pairs` (clean and corrupted) or `desiderata` (base, source, target; pairs will do, and
+`--task entity_tracking/position` names a variable of a task). Pairs come from a file, from a named task that is
 generated for the model's own tokenizer, or from facts whose subjects are swapped. Reference checkpoints bring their own.
 """
 
@@ -62,6 +63,12 @@ METHODS = (
         "interp.analyses.das:DAS",
         "Distributed alignment search: the subspace in which a variable lies.",
         "Distributed alignment search: in which subspace of a site does a variable lie? With the controls that tell an illusion.",
+    ),
+    Method(
+        "mask",
+        "interp.analyses.masking:ComponentMask",
+        "Component masks (DCM): the few components that carry a variable.",
+        "Component masks (DCM): which few components, patched from the source, make the base give the target? With their floors.",
     ),
 )
 
@@ -165,6 +172,8 @@ class Source:
         given = [name for name in ("facts", "pairs", "task") if getattr(self, name) is not None]
         if len(given) > 1:
             raise BadInput(f"give one of --{' and --'.join(given)}, not {len(given)}.")
+        if takes != "desiderata" and self.task is not None and "/" in self.task:
+            raise BadInput(f"--task {self.task!r} names a variable of a task, and this takes pairs. Leave it out after the slash.")
         if takes == "facts" and given and given[0] != "facts":
             raise BadInput(f"--{given[0]} gives pairs; this needs prompts with a subject. Give --facts FILE.")
 
@@ -187,13 +196,14 @@ class Source:
         from interp.models import reference
 
         if model in reference.names():
-            one_of("--task", self.task or "ioi", reference.tasks(model))
-            return self.task or "ioi"
+            name = self.task or "ioi"
+            one_of("--task", name.partition("/")[0], reference.tasks(model))
+            return name
         if self.task is None:
             raise BadInput(
                 f"{model!r} needs pairs: give --task NAME ({', '.join(tasks.NAMES)}), --pairs FILE or --facts FILE."
             )
-        one_of("--task", self.task, tasks.NAMES)
+        one_of("--task", self.task.partition("/")[0], tasks.NAMES)
         return self.task
 
     def late(self, lm: "LM", model: str, takes: str, found: Any) -> Any:
@@ -205,7 +215,10 @@ class Source:
             return found
         if found is not None:
             return tasks.facts_swapped(found, lm.tokenizer, n=self.limit)
-        name = self.task_for(model)
+        name, _, variable = self.task_for(model).partition("/")
+        if variable:
+            lexicon = reference.lexicon(model, name) if model in reference.names() else None
+            return tasks.desiderata(name, lm.tokenizer, variable, n=self.limit, lexicon=lexicon)
         if model in reference.names():
             return reference.task(model, name, n=self.limit)
         return tasks.named(name, lm.tokenizer, n=self.limit)

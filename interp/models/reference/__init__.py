@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.core.errors import BadInput, CheckpointError, hint, listing
 
-from .tasks import task, tasks
+from .tasks import lexicon, task, tasks
 
 if TYPE_CHECKING:
     from interp.data import Facts
@@ -34,19 +34,26 @@ if TYPE_CHECKING:
     from .planted import expected_patterns as expected_patterns
     from .planted import fact as fact
     from .planted import fact_map as fact_map
+    from .planted import gate_pairs as gate_pairs
+    from .planted import gates as gates
     from .planted import induction as induction
     from .planted import prefix_score as prefix_score
     from .planted import repeated as repeated
+    from .planted import sharpened as sharpened
+    from .planted import tracker as tracker
+    from .planted import tracker_desiderata as tracker_desiderata
+    from .planted import tracker_pairs as tracker_pairs
     from .planted import uniform_score as uniform_score
     from .planted import window as window
 
 _PLANTED = (
-    "Channel", "Concept", "Planted", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "induction",
-    "prefix_score", "repeated", "uniform_score", "window",
+    "Channel", "Concept", "Planted", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "gate_pairs",
+    "gates", "induction", "prefix_score", "repeated", "sharpened", "tracker", "tracker_desiderata", "tracker_pairs", "uniform_score",
+    "window",
 )  # fmt: skip
 _CHECKPOINTS = ("atlas", "atlas-tuned")
 
-__all__ = ["as_lm", "facts", "load", "names", "path", "task", "tasks", "text", *_PLANTED]
+__all__ = ["as_lm", "facts", "lexicon", "load", "names", "path", "task", "tasks", "text", *_PLANTED]
 
 
 def names() -> list[str]:

@@ -16,6 +16,7 @@ from interp.core.seed import numpy_generator
 
 if TYPE_CHECKING:
     from interp.data import Task
+    from interp.data.tasks import Lexicon
 
 TASKS = ("ioi", "laundry_list", "facts", "induction")
 
@@ -31,8 +32,7 @@ def tasks(name: str = "atlas") -> tuple[str, ...]:
 def task(name: str = "atlas", task: str = "ioi", n: int = 100, seed: int = 0, **options: Any) -> "Task":
     """`n` pairs of a task for a reference checkpoint; `options` are the task's own (`order`, `items`, ...)."""
     from interp.data import tasks as made
-    from interp.data.world import World, templates
-    from interp.data.world.lexicon import PLACES
+    from interp.data.world import World
     from interp.models.tokenizer import load_tokenizer
 
     from . import facts, path
@@ -45,10 +45,20 @@ def task(name: str = "atlas", task: str = "ioi", n: int = 100, seed: int = 0, **
         known = facts(name)
         order = numpy_generator(seed, "reference task").permutation(len(known))
         return made.facts_swapped([known[row] for row in order], tokenizer, n=n, seed=seed)
+    return made.named(task, tokenizer, n=n, seed=seed, lexicon=lexicon(name, task), **options)
+
+
+def lexicon(name: str, task: str) -> "Lexicon | None":
+    """The held-out words and the wording of a task for a reference checkpoint; None where the task needs none."""
+    from interp.data import tasks as made
+    from interp.data.world import World, templates
+    from interp.data.world.lexicon import PLACES
+
+    one_of("task", task, tasks(name))
+    world = World.generate()
     words: dict[str, Any] = {
         "ioi": {"names": world.names["heldout"], "objects": world.objects["train"], "places": tuple(PLACES)},
         "laundry_list": {"objects": world.objects["heldout"]},
     }
     forms = {"ioi": templates.INDIRECT, "laundry_list": templates.LISTS}
-    lexicon = made.Lexicon(**words[task], templates={task: forms[task]}) if task in words else None
-    return made.named(task, tokenizer, n=n, seed=seed, lexicon=lexicon, **options)
+    return made.Lexicon(**words[task], templates={task: forms[task]}) if task in words else None
