@@ -31,6 +31,7 @@ _PUBLIC = {
     "Store": "interp.cache:Store",
     # methods
     "CausalTrace": "interp.analyses.tracing:CausalTrace",
+    "ScenarioLabels": "interp.analyses.scenarios:ScenarioLabels",
     "ActivationPatching": "interp.analyses.patching:ActivationPatching",
     "DirectLogit": "interp.analyses.direct:DirectLogit",
     "ComponentMask": "interp.analyses.masking:ComponentMask",
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from interp.analyses.masking import ComponentMask as ComponentMask
     from interp.analyses.patching import ActivationPatching as ActivationPatching
     from interp.analyses.paths import PathPatching as PathPatching
+    from interp.analyses.scenarios import ScenarioLabels as ScenarioLabels
     from interp.analyses.shares import WriteShares as WriteShares
     from interp.analyses.tracing import CausalTrace as CausalTrace
     from interp.analyses.weight_stats import WeightStats as WeightStats

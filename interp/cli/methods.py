@@ -47,6 +47,12 @@ METHODS = (
         "Causal tracing: which states, restored after the subject is corrupted, bring the fact back?",
     ),
     Method(
+        "scenarios",
+        "interp.analyses.scenarios:ScenarioLabels",
+        "Scenario labels: which prompts are recalled, guessed, or answered by a heuristic.",
+        "Scenario labels: is each prompt answered by recall of a fact, a heuristic, a guess, or plain language modelling?",
+    ),
+    Method(
         "patch",
         "interp.analyses.patching:ActivationPatching",
         "Activation patching: which components carry what differs between two prompts.",

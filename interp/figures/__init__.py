@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from . import export as export
     from .export import save as save
 
-_MODULES = ("depth", "export", "heads", "lens", "loss", "patching", "shares", "theme", "tracing", "weight_stats")
+_MODULES = ("depth", "export", "heads", "lens", "loss", "patching", "scenarios", "shares", "theme", "tracing", "weight_stats")
 
 __all__ = [*_MODULES, "save"]
 
