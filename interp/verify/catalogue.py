@@ -1,6 +1,6 @@
 """The cases, in the order in which they run."""
 
-from . import invariants, mechanisms
+from . import invariants, mechanisms, tracing
 from .case import Case
 
 CASES: tuple[Case, ...] = (
@@ -99,6 +99,18 @@ CASES: tuple[Case, ...] = (
         "Is a fact located in random weights?",
         "no effect above 0.2",
         mechanisms.no_fact,
+    ),
+    Case(
+        "denoising and noising",
+        "Does denoising miss an AND and noising an OR, and each find the other?",
+        "shares 0 0 1, 1 1 1; 1 1 1, 0 0 1 within 1e-5",
+        tracing.and_or,
+    ),
+    Case(
+        "other corruptions",
+        "Do zero, mean, resampled and counterfactual subjects give the map of noise?",
+        "every cell of the planted map within 1e-5, 4 of 4",
+        tracing.other_corruptions,
     ),
     Case(
         "concept vectors",
