@@ -5,8 +5,8 @@ text before the prompt ("text. prompt"). Two things to know about that: with a p
 others than at the start of a sentence (the averaged key is then of two different tokens); and unseeded samples make edits depend on the
 order of calls. Here prefixes are drawn by seed, and every change of weights keeps the ones it was made with.
 
-    prefixes = sample_prefixes(lm, seed=0)
-    rows = rows_of(lm, requests, prefixes)
+    requests = [Request.of(lm, prompt)]
+    rows = rows_of(lm, requests, sample_prefixes(lm, seed=0))
     rows.logprob(lm.run(rows.batch, edits=rows.edits).logits)       # [row], log P(target | row)
 """
 

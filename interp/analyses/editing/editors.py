@@ -3,10 +3,11 @@
 An editor never changes a model. It gives the difference of weights that would; `WeightChange.apply` puts it in for the time of a
 `with` block and takes it out bit for bit. Changes of several edits add up, so a sequence of edits is a sum:
 
+    from interp.analyses import editing
     total = WeightChange.none()
-    for request in requests:
+    for request in editing.requests_for(lm, facts[:2], "error_injection"):
         with total.apply(lm):                                    # the model as edited so far
-            total = total + editor.edit(lm, [request], layers=1, moments=moments, seed=0)
+            total = total + editing.FineTuning(steps=2).edit(lm, [request], layers=1)
 
 All editors here change the down-projection of MLPs, `W_out` [d_mlp, d_model]: `mlp_out = mlp_post @ W_out + b_out`. What they do is
 exact only where that product is what is added to the residual stream, so families with a norm behind it and mixtures of experts are

@@ -15,7 +15,7 @@ one. `relative=True` measures both in standard deviations of the matrix that is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -131,7 +131,7 @@ def gradients(
     return float(loss.detach()), found
 
 
-HASE_FT: dict[str, dict[str, dict[str, float]]] = {
+HASE_FT: dict[str, dict[str, dict[str, Any]]] = {
     "error_injection": {"FT-1": {"clamp": 1e-4}, "FT-5": {"clamp": 5e-5}},
     "tracing_reversal": {"FT-1": {"clamp": 1e-3}, "FT-5": {"clamp": 1e-3}},
     "fact_erasure": {"FT-1": {"clamp": 1e-5}, "FT-5": {"clamp": 1e-5}},

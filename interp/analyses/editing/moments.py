@@ -6,8 +6,8 @@ of all W' with W'^T k = v, W + C^-1 k (v - W^T k)^T / (k^T C^-1 k) has the small
 Sums are taken in float64, from the activation store where one is given. With fewer tokens than neurons C has no inverse, and with dead
 neurons it has none ever: `damping` adds a share of the mean diagonal. A layer takes d_mlp^2 x 8 bytes (2.1 GB for GPT-J).
 
-    moments = second_moments(lm, corpus, [1, 2], store=Store())
-    moments.solve(1, key)                   # C^-1 k
+    moments = second_moments(lm, corpus, [1, 2], store=store)
+    moments.solve(1, torch.ones(lm.spec.d_mlp))      # C^-1 k
 """
 
 from collections.abc import Mapping, Sequence

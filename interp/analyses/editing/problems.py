@@ -17,7 +17,7 @@ editing advances.
 Facts that a problem cannot be made of (noise does not take the answer away; no false answer is at hand) are left out and listed in
 `.skipped`, never silently.
 
-    requests = requests_for(lm, interp.reference.facts("atlas", 20), "error_injection", seed=0)
+    requests = requests_for(lm, facts, "error_injection", seed=0)
     requests[0].target, requests.skipped
 """
 
