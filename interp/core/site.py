@@ -189,6 +189,8 @@ def _names(spec: ModelSpec) -> dict[str, Site]:
 
 
 def _has(spec: ModelSpec, kind: str) -> bool:
+    if not spec.proven:
+        return kind in spec.kinds
     absent = {
         "pos_embed": spec.positions != "learned",
         "resid_mid": spec.parallel,
@@ -203,6 +205,12 @@ def _absent(site: Site, spec: ModelSpec) -> str:
     if site.layer is not None and not site.layer < spec.n_layers:
         last = spec.n_layers - 1
         return f"{site.name!r}: {spec.name} has layers 0 to {last}. Write a layer in that range."
+    if not spec.proven:
+        have = ", ".join(KINDS[kind].template.format("*") for kind in KINDS if kind in spec.kinds)
+        return (
+            f"{site.name!r}: {spec.name} has no such site, because {spec.family} is an unproven family: only its residual stream is named "
+            f"({have}). Use these, or a model of a proven family."
+        )
     experts = (
         f"its neurons lie in {spec.experts} experts, each of which sees only some tokens; `hook_mlp_out` is their sum"
     )

@@ -29,7 +29,7 @@ class ModelSpec:
     n_ctx: int
     """Longest context in tokens."""
     norm: Literal["layer", "rms"]
-    positions: Literal["learned", "rotary"]
+    positions: Literal["learned", "rotary", "other"]
     gated: bool
     """The MLP has a gate branch (SwiGLU, GeGLU)."""
     parallel: bool
@@ -55,6 +55,13 @@ class ModelSpec:
     """Experts of a layer, of which each token takes a few; 0 where there is one MLP for all tokens."""
     sinks: bool = False
     """Each head may also attend to a learned sink, so that a row of its pattern sums to less than 1 (GPT-OSS)."""
+    kinds: tuple[str, ...] = ()
+    """Of a model whose family is not proven: the kinds of sites it was found to have. Empty for a proven one."""
+
+    @property
+    def proven(self) -> bool:
+        """Whether the family is one whose every site and weight is tested; of the others, only the residual stream is named."""
+        return not self.kinds
 
     @property
     def bytes_per_value(self) -> int:
@@ -64,6 +71,9 @@ class ModelSpec:
     @property
     def short(self) -> str:
         """One line for a repr: sizes that a reader asks for first."""
+        if not self.proven:
+            what = f"{self.n_layers} layers × {self.d_model} · unproven, residual stream only"
+            return f"{self.name} · {self.family} · {what} · vocabulary {self.vocab:,} · {self.dtype} on {self.device}"
         kv = f" over {self.n_kv_heads} K/V" if self.n_kv_heads != self.n_heads else ""
         return (
             f"{self.name} · {self.family} · {self.n_layers} layers × {self.d_model} · {self.n_heads} heads{kv} · "
@@ -74,7 +84,7 @@ class ModelSpec:
         """Plain JSON values."""
         from dataclasses import asdict
 
-        return asdict(self) | {"windows": list(self.windows)}
+        return asdict(self) | {"windows": list(self.windows), "kinds": list(self.kinds)}
 
 
 @dataclass(frozen=True)

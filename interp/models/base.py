@@ -51,7 +51,7 @@ class BaseLM:
 
     def __init__(self, module: Any, tokenizer: HFTokenizer, spec: ModelSpec) -> None:
         self.module = module
-        self.family = family_of(module.config)
+        self.family = family_of(module)
         self.tokenizer: Tokenizer = tokenizer
         self._pad_id = tokenizer.pad_id
         self.spec = dataclasses.replace(spec, backend=self.backend)

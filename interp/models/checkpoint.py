@@ -31,7 +31,7 @@ from interp.core.errors import BadInput, CheckpointError, InterpError, hint, lis
 from interp.core.spec import BYTES
 
 from . import shards
-from .families import family_of
+from .families import refuse_config
 
 EMBEDDED = ("atlas", "atlas-tuned")
 """Names of the reference checkpoints that come with the package."""
@@ -88,7 +88,7 @@ class Checkpoint:
     def validate(self) -> None:
         """Check the configuration and every header, without reading weights. Raises `CheckpointError` and its kin."""
         config = self.config()
-        family_of(SimpleNamespace(**config))  # type: ignore[arg-type]
+        refuse_config(SimpleNamespace(**config))  # type: ignore[arg-type]
         if quantised := config.get("quantization_config"):
             method = quantised.get("quant_method") if isinstance(quantised, dict) else None
             advice = _DEQUANTISE if method == "mxfp4" else "Load the unquantised model."
@@ -207,11 +207,11 @@ def load_config(checkpoint: Checkpoint) -> Any:
     checkpoint.config()
     try:
         config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
-        family_of(config)
+        refuse_config(config)
     except InterpError:
         raise
     except Exception as error:  # every family validates in its own way
-        family_of(SimpleNamespace(**checkpoint.config()))  # type: ignore[arg-type]
+        refuse_config(SimpleNamespace(**checkpoint.config()))  # type: ignore[arg-type]
         raise CheckpointError(f"{checkpoint.name}: transformers refuses config.json ({_first_line(error)}).") from None
     return config
 

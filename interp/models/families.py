@@ -24,63 +24,18 @@ Sliding windows count the token itself: a window of 5 sees four tokens back, in 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
-from einops import rearrange
-from torch import Tensor
 
 from interp.core.errors import UnsupportedArchitecture, listing
 from interp.core.site import Site
 from interp.core.spec import ModelSpec
 
+from .taps import Tap
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-Part = Literal["all", "q", "k", "v", "by head 0", "by head 1", "by head 2", "gate", "up"]
-
-
-@dataclass(frozen=True)
-class Tap:
-    """Which tensor of the module tree is a site."""
-
-    path: str
-    """Submodule, relative to the decoder layer (or to the model, for sites without a layer); '' is the layer itself."""
-    side: Literal["in", "out"] = "out"
-    """Whether the site is the module's first input or its (first) output."""
-    part: Part = "all"
-    """Which part of a fused output: q, k or v where they follow each other, thirds within each head, the halves of a gated MLP."""
-    heads: Literal["", "head", "kv_head"] = ""
-    """Split the last axis into query heads or key/value heads."""
-
-    def take(self, raw: Tensor, spec: ModelSpec) -> Tensor:
-        """The site's tensor out of the module's; a view wherever that is possible."""
-        if self.part.startswith("by head"):  # [..., head * 3 * d_head] -> [..., head, d_head]
-            return rearrange(raw, "... (h s d) -> ... h s d", s=3, d=spec.d_head)[..., int(self.part[-1]), :]
-        if self.part != "all":
-            raw = raw[..., self.span(spec)]
-        return rearrange(raw, "... (h d) -> ... h d", d=spec.d_head) if self.heads else raw
-
-    def put(self, raw: Tensor, new: Tensor, spec: ModelSpec) -> Tensor:
-        """The module's tensor with the site's part replaced by `new`; `raw` itself is left alone."""
-        if self.part.startswith("by head"):
-            parts = list(rearrange(raw, "... (h s d) -> s ... h d", s=3, d=spec.d_head))
-            parts[int(self.part[-1])] = new
-            return rearrange(torch.stack(parts), "s ... h d -> ... (h s d)")
-        if self.heads:
-            new = rearrange(new, "... h d -> ... (h d)")
-        if self.part == "all":
-            return new
-        span = self.span(spec)
-        return torch.cat([raw[..., : span.start], new, raw[..., span.stop :]], dim=-1)
-
-    def span(self, spec: ModelSpec) -> slice:
-        """Where a part lies on the last axis of a fused output whose parts follow each other."""
-        if self.part in ("gate", "up"):
-            start = spec.d_mlp * (self.part == "up")
-            return slice(start, start + spec.d_mlp)
-        widths = [heads * spec.d_head for heads in (spec.n_heads, spec.n_kv_heads, spec.n_kv_heads)]
-        index = "qkv".index(self.part)
-        return slice(sum(widths[:index]), sum(widths[: index + 1]))
 
 
 @dataclass(frozen=True)
@@ -107,6 +62,18 @@ class Family:
     """Norms in a layer by what they precede or follow: attn, mlp, attn_post, mlp_post, q, k."""
     experts: Mapping[str, int] = field(default_factory=dict)
     """Parameters that read the input of a mixture of experts, with their axis of the model's width; each layer has some of them."""
+    proven: bool = True
+    """It stands in this table and in the parity tests; otherwise it was observed (`interp.models.generic`)."""
+    level: str = "grouped"
+    """The level that partial recomputation begins at, see `interp.models.resume`."""
+    takes: frozenset[str] | None = None
+    """Arguments that the model's forward knows; None for all."""
+    width: int = 0
+    """Of the residual stream that was observed; 0 for a proven family, whose configuration says it."""
+
+    def arguments(self, **given: Any) -> dict[str, Any]:
+        """Those of a forward pass's arguments that this architecture knows."""
+        return {name: value for name, value in given.items() if self.takes is None or name in self.takes}
 
     def path(self, site: Site) -> str:
         """Module path of a site's tap from the model's root. KeyError for the pattern of an `interface` family."""
@@ -258,15 +225,44 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(config: "PretrainedConfig") -> Family:
-    """The family of a model. Raises `UnsupportedArchitecture`, naming what works, for any other or any odd variant."""
+_OBSERVED: "WeakKeyDictionary[torch.nn.Module, Family]" = WeakKeyDictionary()
+
+
+def family_of(model: "PretrainedConfig | torch.nn.Module") -> Family:
+    """The family of a model. Raises `UnsupportedArchitecture`, naming what works, for any odd variant.
+
+    A loaded model whose type is in no table is observed (`interp.models.generic`), once; a configuration of such a type alone is refused.
+    """
+    config: Any = model.config if isinstance(model, torch.nn.Module) else model
     kind = getattr(config, "model_type", None)
-    if kind not in FAMILIES:
-        extra = " Load only its text model, whose type is 'gemma3_text'." if kind == "gemma3" else ""
-        raise UnsupportedArchitecture(
-            f"models of type {kind!r} are not supported; those that are proven: {listing(FAMILIES)}.{extra} "
-            "A new family is one entry in interp/models/families.py plus the parity tests."
-        )
+    if kind in FAMILIES:
+        _refuse_odd(config)
+        return FAMILIES[kind]
+    if isinstance(model, torch.nn.Module):
+        if model not in _OBSERVED:
+            from .generic import observe
+
+            _OBSERVED[model] = observe(model)
+        return _OBSERVED[model]
+    raise UnsupportedArchitecture(
+        f"models of type {kind!r} are not supported; those that are proven: {listing(FAMILIES)}. "
+        "A new family is one entry in interp/models/families.py plus the parity tests."
+    )
+
+
+def refuse_config(config: "PretrainedConfig") -> None:
+    """Raise `UnsupportedArchitecture` where a configuration alone says that its model cannot be run here."""
+    if getattr(config, "model_type", None) in FAMILIES:
+        _refuse_odd(config)
+    else:
+        from .generic import refuse_config
+
+        refuse_config(config)
+
+
+def _refuse_odd(config: Any) -> None:
+    """Variants of the proven families that are something else."""
+    kind = config.model_type
     odd = {"add_cross_attention": "cross-attention", "use_bidirectional_attention": "bidirectional attention"}
     for option, what in odd.items():
         if getattr(config, option, False):
@@ -293,7 +289,6 @@ def family_of(config: "PretrainedConfig") -> Family:
             f"this {kind} has sliding layers (`layer_types`) but no `sliding_window` (or `use_sliding_window` is off), and "
             "transformers cannot run it. Correct its config.json: layer_types, sliding_window, use_sliding_window."
         )
-    return FAMILIES[kind]
 
 
 def ropes_of(config: "PretrainedConfig") -> set[str]:
@@ -325,7 +320,12 @@ def spec_of(
     revision: str | None = None,
 ) -> ModelSpec:
     """The facts of a loaded model, read off its configuration and its parameters."""
-    family = family_of(config)
+    family = family_of(module)
+    if not family.proven:
+        from .generic import spec_of
+
+        facts = {"name": name, "backend": backend, "processing": processing, "revision": revision}
+        return spec_of(config, module, family, tied=_tied(module, config), **facts)
     heads, width = config.num_attention_heads, config.hidden_size
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width
     if family.experts:

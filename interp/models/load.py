@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import torch
 
-from interp.core.errors import BadInput, listing, one_of
+from interp.core.errors import BadInput, UnsupportedArchitecture, listing, one_of
 from interp.core.spec import BYTES, ModelSpec
 
 from .base import BaseLM
 from .checkpoint import Checkpoint, load_config, load_module, resolve, stored_dtype
-from .families import family_of, spec_of
+from .families import FAMILIES, family_of, spec_of
 from .tokenizer import HFTokenizer, load_tokenizer
 from .weights import fold_norms
 
@@ -87,11 +87,11 @@ def wrap(
     The module is borrowed and its parameters are shared, so training it further shows at once; `folded=True` changes it for good.
     """
     one_of("backend", backend, BACKENDS)
-    family = family_of(module.config)
     if module.training:
         raise BadInput(
             f"{name} is in training mode, so dropout would make every run different. Call `model.eval()` first."
         )
+    family = family_of(module)
     if folded:
         if next(module.parameters()).element_size() < 4:
             warnings.warn(
@@ -102,13 +102,30 @@ def wrap(
     processing = "folded" if folded else "raw"
     spec = spec_of(module.config, module, name, backend=backend, processing=processing, revision=revision)
     with _own_randomness(module.device):
-        if backend == "nnsight":
+        if backend == "nnsight" or not family.proven:
             from .tracer import TracerLM
 
-            return TracerLM(module, known, spec)
+            lm = TracerLM(module, known, spec)
+            if not family.proven:
+                _take_unproven(lm)
+            return lm
         from .bridge import BridgeLM
 
         return BridgeLM(module, known, spec)
+
+
+def _take_unproven(lm: BaseLM) -> None:
+    """Prove what can be proven of a model whose family is in no table, and say what it has."""
+    from .generic import prove
+
+    prove(lm)
+    kinds = ", ".join(lm.spec.kinds)
+    warnings.warn(
+        f"{lm.spec.name}: {lm.spec.family} is an unproven family. Only its residual stream is named, as far as it was understood by "
+        f"watching it run and passed the checks on random rows (sites: {kinds}); it has no heads, neurons or weight views, nnsight answers "
+        "whatever the backend asked for, and sweeps recompute whole layers.",
+        stacklevel=4,
+    )
 
 
 def _own_randomness(device: torch.device) -> AbstractContextManager[None]:
@@ -119,12 +136,18 @@ def _own_randomness(device: torch.device) -> AbstractContextManager[None]:
 def spec_of_checkpoint(name_or_path: "str | os.PathLike[str]", revision: str | None = None) -> ModelSpec:
     """The shape and conventions of a checkpoint, from its config.json alone: no weights are read, none are fetched.
 
-    Raises `CheckpointError` or `UnsupportedArchitecture`, as `load` does.
+    Raises `CheckpointError` or `UnsupportedArchitecture`, as `load` does; the latter too for an unproven family, whose sites are found
+    by running it.
     """
     from transformers import AutoModelForCausalLM
 
     checkpoint = resolve(name_or_path, revision, weights=False)
     config = load_config(checkpoint)
+    if config.model_type not in FAMILIES:
+        raise UnsupportedArchitecture(
+            f"{checkpoint.name}: {config.model_type} is an unproven family, and what sites it has is found by running it. Load it "
+            "(`interp.load`) and ask `lm.sites()`."
+        )
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32)
     return spec_of(config, module, checkpoint.name, backend=BACKENDS[0], revision=checkpoint.revision)

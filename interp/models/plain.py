@@ -45,10 +45,10 @@ class PlainModel:
         self.module = module
         found: Any = config if config is not None else module.config
         self.config = found
-        self.family = family_of(self.config)
+        self.family = family_of(module)
         self.spec = spec if spec is not None else spec_of(self.config, module, "model")
         self.modules: dict[str, nn.Module] = dict(module.named_modules())
-        self.resume_level = "grouped"
+        self.resume_level = self.family.level
         """How `resume` computes: `grouped`, `layer skip` or `full`; lowered, with a warning, where the self-check fails."""
         self.checked: set[tuple[str, str]] = set()
         """(dtype, attention implementation) for which the self-check of `resume` was made."""
@@ -109,14 +109,18 @@ class PlainModel:
         with torch.enable_grad() if tape.grad else torch.no_grad(), self.visiting(sites, tape, stop=stop):
             try:
                 out = self.module(
-                    input_ids=batch.tokens,
-                    attention_mask=mask,
-                    position_ids=batch.position_ids,
-                    use_cache=False,
-                    **extra,
+                    **self.family.arguments(
+                        input_ids=batch.tokens,
+                        attention_mask=mask,
+                        position_ids=batch.position_ids,
+                        use_cache=False,
+                        **extra,
+                    )
                 )
             except Stop:
                 return None
+        if keep is not None and not self.family.arguments(**extra):
+            return out.logits[:, keep] if logits else None
         return out.logits if logits else None
 
     @contextmanager
@@ -149,6 +153,8 @@ class PlainModel:
         budget = budget or self.token_budget
         if not self.family.interface:
             budget = min(budget, self.spec.n_ctx)
+        if not self.family.proven:
+            budget = 1  # documents one by one
         out: dict[Site, Tensor] = {}
         start = 0
         for part in rows_of(lengths, budget):
@@ -170,7 +176,7 @@ class PlainModel:
             packed = attending(self.module, function, lambda **_: None)
         positions = restarting_positions(lengths).to(self.device)
         with packed, self.visiting(tape.sites, tape, stop=sites[-1]), suppress(Stop):
-            self.module(input_ids=tokens, position_ids=positions, use_cache=False)
+            self.module(**self.family.arguments(input_ids=tokens, position_ids=positions, use_cache=False))
         tape.finish(None)
         return tape
 

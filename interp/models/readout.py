@@ -46,7 +46,8 @@ def head(plain: "PlainModel", hidden: Tensor, *, tuples: bool) -> Tensor:
     ids = torch.full((rows, width), filler(plain), device=hidden.device)
     positions = torch.arange(width, device=hidden.device).expand(rows, width)
     with bypassed(layers, lambda *_args, **_kwargs: result):
-        logits: Tensor = plain.module(input_ids=ids, position_ids=positions, use_cache=False).logits
+        inputs = plain.family.arguments(input_ids=ids, position_ids=positions, use_cache=False)
+        logits: Tensor = plain.module(**inputs).logits
     return logits
 
 

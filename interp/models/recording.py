@@ -112,7 +112,9 @@ def record(
         )
     expand([edit.site for edit in edits], plain.spec)
     tape = Tape(batch, expand(capture, plain.spec), edits)
-    cache: Any = DynamicCache()  # without a configuration it keeps every key, also in layers with a sliding window
+    proven = plain.family.proven  # else nobody knows what its cache holds and what its layers are called with
+    # without a configuration a cache keeps every key, also in layers with a sliding window
+    cache: Any = DynamicCache() if proven else None
     states: list[Tensor] = []
     ends: list[Any] = []
     layers = [plain.layer(index) for index in range(plain.spec.n_layers)]
@@ -120,9 +122,10 @@ def record(
     try:
         with plain.visiting(tape.sites, tape):
             handles.append(layers[-1].register_forward_hook(lambda _module, _args, out: ends.append(out)))
-            out = plain.module(
-                input_ids=batch.tokens, position_ids=batch.position_ids, past_key_values=cache, use_cache=True
+            inputs = plain.family.arguments(
+                input_ids=batch.tokens, position_ids=batch.position_ids, past_key_values=cache, use_cache=proven
             )
+            out = plain.module(**inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -131,9 +134,9 @@ def record(
         tuple(edits),
         tape.finish(out.logits),
         [*states, first(ends[0])],
-        [layer.keys for layer in cache.layers],
-        [layer.values for layer in cache.layers],
-        arguments_of(plain, batch.tokens.shape[1]),
+        [layer.keys for layer in cache.layers] if proven else [],
+        [layer.values for layer in cache.layers] if proven else [],
+        arguments_of(plain, batch.tokens.shape[1]) if proven else [],
         isinstance(ends[0], tuple),
         stamp_of(plain),
     )

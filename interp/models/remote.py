@@ -32,7 +32,7 @@ class RemoteLM(TracerLM):
 
     def __init__(self, nn: Any, name: str, *, remote: bool | str, revision: str | None = None) -> None:
         module = nn._module
-        family_of(module.config)
+        family_of(module.config)  # a module without weights cannot be observed: only proven families run elsewhere
         self.remote = remote
         spec = spec_of(module.config, module, name, backend=self.backend, revision=revision)
         BaseLM.__init__(self, module, HFTokenizer(nn.tokenizer, name), spec)

@@ -15,7 +15,8 @@ all heads frozen no position reaches another, so that path patching runs the MLP
 Three levels, each exact: `grouped` (recorded keys and values stand before each strand, see `strands`), `layer skip` (whole sequences
 from the first changed layer on), `full` (an ordinary hooked forward pass). Edits that are functions, which may mix positions, run at
 `layer skip`; edits of the attention pattern run at `full`. The engine checks itself against the full forward on first use, and falls
-down a level, with a warning, where that does not agree (`selfcheck`, `plain.resume_level`). Memory is bounded (`memory`).
+down a level, with a warning, where that does not agree (`selfcheck`, `plain.resume_level`). Memory is bounded (`memory`). Families that
+are not proven begin at `layer skip`, by way of the whole model (`skipping`).
 
 When it misleads: in bfloat16 partial and full recomputation differ by as much as a full pass differs from itself with another batch
 size. Effects below that floor are noise for both. Gradients do not pass through a recording.
@@ -42,6 +43,7 @@ from .readout import head
 from .recording import PlainRecording, check_stamp, recorded
 from .runner import Captures, Runner
 from .selfcheck import LEVELS, settle_level
+from .skipping import begun_late
 from .strands import Strand, chunked, parts_of
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ def compute(
     every = torch.arange(len(base.batch), device=plain.device)
     untouched = _reduced(readout, base.run.logits[:, read], every)  # [row, position, out]
     out = untouched.expand(len(cells), *untouched.shape).clone()
-    levels = [level_of(base, cell, level) for cell in cells]
+    levels = [level_of(base, cell, level) if plain.family.proven else "full" for cell in cells]
     final = np.zeros(tuple(base.batch.tokens.shape), dtype=bool)
     final[:, read] = True
     for one in LEVELS[:2]:
@@ -124,8 +126,9 @@ def compute(
             within_memory(plain, base, work.entrants, partial(_worked_and_read, work, read, readout, out))
     for index, found in enumerate(levels):
         if found == "full":
-            tape = Tape(base.batch, (), [*base.edits, *cells[index]])
-            logits = plain.forward(tape, keep=torch.tensor(read, device=plain.device))
+            with begun_late(plain, base, cells[index], level) as edits:
+                tape = Tape(base.batch, (), edits)
+                logits = plain.forward(tape, keep=torch.tensor(read, device=plain.device))
             check_fired(tape.fired)
             assert logits is not None
             out[index] = readout(logits, every)
@@ -145,7 +148,7 @@ def compute_sites(
     layered = [site for site in sites if site.layer is not None and site.kind != "pattern"]
     outer = [site for site in sites if site not in layered]
     captures = Captures(recorded(plain, base, layered), layered, at, len(cells))
-    levels = [level_of(base, cell, level) for cell in cells]
+    levels = [level_of(base, cell, level) if plain.family.proven else "full" for cell in cells]
     for one in LEVELS[:2]:
         chosen = [index for index, found in enumerate(levels) if found == one]
         if chosen and layered:

@@ -37,7 +37,8 @@ def settle_level(plain: "PlainModel", base: PlainRecording, compute: Compute) ->
     plain.checked.add(use)
     row = base.batch.rows([0])
     while plain.resume_level != "full":
-        wrong = _mismatch(plain, record(plain, row, capture=["blocks.*.attn.hook_z"]), compute)
+        held = ["blocks.*.attn.hook_z"] if plain.family.proven else []
+        wrong = _mismatch(plain, record(plain, row, capture=held), compute)
         if not wrong:
             return
         lower = LEVELS[LEVELS.index(plain.resume_level) + 1]
@@ -61,6 +62,8 @@ def probes(plain: "PlainModel", base: PlainRecording) -> list[list[Edit]]:
     noise = torch.randn(plain.spec.d_model, generator=draw) * base.states[layer].float().std().cpu()
     stream = [add(Site("resid_pre", layer), noise, at=at)]
     layer, at = place()
+    if not plain.family.proven:
+        return [stream, [scale(Site("resid_post", layer), 3.0, at=at)], [add(Site("resid_pre", n - 1), noise, at=at)]]
     window = [scale(Site(kind, k), 3.0, at=at) for k in range(layer, n) for kind in ("attn_out", "mlp_out")]
     layer, _ = place()
     keys = [scale(Site(kind, layer), -2.0, at=At.index(0)) for kind in ("k", "v")]

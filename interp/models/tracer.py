@@ -45,12 +45,12 @@ class TracerLM(BaseLM):
 
     def _forward(self, tape: Tape, stop_after: Site | None) -> Tensor | None:
         batch, device = tape.batch, self.module.device
-        inputs = {
-            "input_ids": batch.tokens.to(device),
-            "attention_mask": None if batch.unpadded else batch.mask.long().to(device),
-            "position_ids": batch.position_ids.to(device),
-            "use_cache": False,
-        }
+        inputs = self.family.arguments(
+            input_ids=batch.tokens.to(device),
+            attention_mask=None if batch.unpadded else batch.mask.long().to(device),
+            position_ids=batch.position_ids.to(device),
+            use_cache=False,
+        )
         shown = {site for site in tape.sites if site.kind not in self.family.taps}
         patterns: Any = showing_patterns(self._inner, tape) if shown else nullcontext()
         steps = self._steps([site for site in tape.sites if site not in shown], stop_after)

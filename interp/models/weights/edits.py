@@ -79,7 +79,7 @@ class _Targets:
     def weights(self) -> Weights:
         if self._weights is None:
             config: Any = self.module.config
-            self._weights = Weights(self.module, family_of(config), spec_of(config, self.module, "the model"))
+            self._weights = Weights(self.module, family_of(self.module), spec_of(config, self.module, "the model"))
         return self._weights
 
     def find(self, key: Key) -> tuple[str, Tensor, Tensor | None]:

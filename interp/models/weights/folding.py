@@ -24,8 +24,12 @@ from ..families import Family
 def fold_norms(module: nn.Module, family: Family) -> nn.Module:
     """Fold every norm before attention, MLP and unembedding of `module`, which is changed and given back.
 
-    Raises `UnsupportedArchitecture` for families that do not normalise before attention and MLP (OLMo 2).
+    Raises `UnsupportedArchitecture` for families that do not normalise before attention and MLP (OLMo 2), and for unproven ones.
     """
+    if not family.proven:
+        raise UnsupportedArchitecture(
+            f"{family.model_type} is an unproven family, so nobody has checked what its norms are read by. Load it with folded=False."
+        )
     if not {"attn", "mlp"} <= set(family.norms):
         raise UnsupportedArchitecture(
             f"{family.model_type} normalises after its sublayers, not before: nothing can be folded. Load it with folded=False."

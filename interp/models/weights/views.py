@@ -28,9 +28,17 @@ class Weights:
     def __init__(self, module: nn.Module, family: Family, spec: ModelSpec) -> None:
         self.module, self.family, self.spec = module, family, spec
 
+    def _refuse_unproven(self, name: str) -> None:
+        if not self.family.proven:
+            raise BadInput(
+                f"{name}: {self.spec.family} is an unproven family, whose weights nobody has named. Use transformers' own parameters "
+                "(`lm.module.named_parameters()`); `lm.unembed` reads a stream out, and `lm.edit_weights` takes their names."
+            )
+
     @property
     def W_E(self) -> Tensor:
         """Token embedding as it enters the residual stream, [vocab, d_model]."""
+        self._refuse_unproven("W_E")
         table = self._parameter(self.family.embed, "weight")
         scale = self.embed_scale
         return table if scale is None else table * scale
@@ -38,16 +46,19 @@ class Weights:
     @property
     def W_pos(self) -> Tensor | None:
         """Learned position embedding [position, d_model]; None for rotary models."""
+        self._refuse_unproven("W_pos")
         return self._parameter(self.family.pos_embed, "weight") if self.family.pos_embed else None
 
     @property
     def W_U(self) -> Tensor:
         """Unembedding [d_model, vocab]; its input is the output of the final norm."""
+        self._refuse_unproven("W_U")
         return self._parameter(self.family.head, "weight").T
 
     @property
     def b_U(self) -> Tensor | None:
         """Bias of the unembedding [vocab]."""
+        self._refuse_unproven("b_U")
         return self._parameter(self.family.head, "bias")
 
     def unembedding(self, *, folded: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -115,6 +126,7 @@ class Weights:
 
         `which` is 'final' or, with a layer, what the norm precedes or follows: 'attn', 'mlp', 'attn_post', 'mlp_post', 'q', 'k'.
         """
+        self._refuse_unproven(f"the norm {which!r}")
         legal = ["final"] if layer is None else list(self.family.norms)
         if which not in legal:
             where = "without a layer" if layer is None else "in its layers"
@@ -128,6 +140,7 @@ class Weights:
     @property
     def pre_norm(self) -> bool:
         """Whether attention and MLP read the stream through a norm (they do, but in OLMo 2)."""
+        self._refuse_unproven("the norms")
         return "attn" in self.family.norms
 
     @property
@@ -135,6 +148,10 @@ class Weights:
         """What the embedding module multiplies its table by (Gemma), in the table's dtype; None elsewhere."""
         scale = getattr(self.module.get_submodule(self.family.embed), "embed_scale", None)
         return None if scale is None else scale.to(self._parameter(self.family.embed, "weight").dtype)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Every parameter by its name in the plain transformers model, as `edit_weights` takes them; tied matrices once."""
+        return {name: parameter.detach() for name, parameter in self.module.named_parameters()}
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -190,6 +207,7 @@ class Weights:
 
     def _tap(self, name: str) -> Tap | None:
         """The site whose module holds the parameter."""
+        self._refuse_unproven(name)
         taps = self.family.taps
         if name[2:] in ("Q", "K", "V"):
             return taps[name[2:].lower()]
