@@ -35,9 +35,11 @@ _PUBLIC = {
     "ActivationPatching": "interp.analyses.patching:ActivationPatching",
     "DirectLogit": "interp.analyses.direct:DirectLogit",
     "ComponentMask": "interp.analyses.masking:ComponentMask",
+    "CrossModelPatching": "interp.analyses.crossmodel:CrossModelPatching",
     "DAS": "interp.analyses.das:DAS",
     "PathPatching": "interp.analyses.paths:PathPatching",
     "Attribution": "interp.analyses.attribution:Attribution",
+    "EdgeAttribution": "interp.analyses.attribution:EdgeAttribution",
     "CircuitDiscovery": "interp.analyses.circuits:CircuitDiscovery",
     "CircuitEvaluation": "interp.analyses.circuits:CircuitEvaluation",
     "LogitLens": "interp.analyses.lens:LogitLens",
@@ -60,8 +62,10 @@ if TYPE_CHECKING:
     from interp import figures as figures
     from interp import verify as verify
     from interp.analyses.attribution import Attribution as Attribution
+    from interp.analyses.attribution import EdgeAttribution as EdgeAttribution
     from interp.analyses.circuits import CircuitDiscovery as CircuitDiscovery
     from interp.analyses.circuits import CircuitEvaluation as CircuitEvaluation
+    from interp.analyses.crossmodel import CrossModelPatching as CrossModelPatching
     from interp.analyses.das import DAS as DAS
     from interp.analyses.direct import DirectLogit as DirectLogit
     from interp.analyses.heads import HeadScores as HeadScores

@@ -76,6 +76,25 @@ METHODS = (
         "Component masks (DCM): the few components that carry a variable.",
         "Component masks (DCM): which few components, patched from the source, make the base give the target? With their floors.",
     ),
+    Method(
+        "cmap",
+        "interp.analyses.crossmodel:CrossModelPatching",
+        "Cross-model patching (CMAP): where a tuned model does better.",
+        "Cross-model patching (CMAP): how much of what OTHER does better than MODEL does each of its components carry?",
+        two_models=True,
+    ),
+    Method(
+        "attribute",
+        "interp.analyses.attribution:Attribution",
+        "Attribution patching: every node's worth at once, by gradients, with true patching beside it.",
+        "Attribution patching: what is every node worth to the answer, by gradients, and how far does true patching agree?",
+    ),
+    Method(
+        "edges",
+        "interp.analyses.attribution:EdgeAttribution",
+        "Edge attribution: which connections make the circuit, and how much of the task it does.",
+        "Edge attribution (EAP, EAP-IG): which connections between heads and MLPs carry the answer, and what does their circuit do?",
+    ),
 )
 
 Pairs = Annotated[Path | None, typer.Option(help="Pairs: JSONL with clean, corrupted, answer and foil.")]
@@ -190,7 +209,7 @@ class Source:
         self.check(takes)
         if self.pairs is not None:
             return data.pairs(self.pairs, limit=self.limit)
-        if takes == "facts" or self.facts is not None:
+        if takes == "facts" or self.facts is not None or (takes == "prompts" and self.task is None):
             return facts_for(model, self.facts, self.limit, self.skip_bad)
         self.task_for(model)
         return None
@@ -217,7 +236,7 @@ class Source:
         from interp.data import tasks
         from interp.models import reference
 
-        if takes == "facts" or self.pairs is not None:
+        if takes == "facts" or self.pairs is not None or (takes == "prompts" and found is not None):
             return found
         if found is not None:
             return tasks.facts_swapped(found, lm.tokenizer, n=self.limit)
@@ -248,9 +267,10 @@ def _go(
 
     analysis: Any = build(kind, options)
     check_outputs(output, figure, overwrite)
-    found = source.early(names[0], analysis.takes)
+    tuned = names[-1]  # of two models, the second knows more
+    found = source.early(tuned, analysis.takes)
     models = [load(name, *how) for name in names]
-    given = source.late(models[0], names[0], analysis.takes, found)
+    given = source.late(models[-1], tuned, analysis.takes, found)
     if dry_run:
         say_cost(analysis.cost(*models, given), models[0])
         return

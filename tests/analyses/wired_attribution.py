@@ -38,7 +38,7 @@ def world_pairs(n):
 def linear(n_layers=3, n_heads=2, seed=0):
     """Frozen (uniform) attention and linear MLPs with random weights, norms that are the identity: M is linear in everything."""
     words = ["yes", "no", *"abcdef"]
-    wire = Wiring({"x": 6}, len(words) + 2, n_layers, n_heads, 16, N_CTX, 8)
+    wire = Wiring({"x": 6}, len(words) + 2, n_layers, n_heads, 32 // n_heads, N_CTX, 8)
 
     def draw(*shape):
         return 0.5 * torch.randn(*shape, generator=generator(seed, "linear", *map(str, shape)), dtype=torch.float32)

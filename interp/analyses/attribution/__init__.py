@@ -43,7 +43,10 @@ When it misleads
 """
 
 from .attribute import Attribution
+from .edge_result import EdgeResult
+from .edges import EdgeAttribution
+from .graph import Graph
 from .nodes import NODES
 from .result import AttributionResult
 
-__all__ = ["NODES", "Attribution", "AttributionResult"]
+__all__ = ["NODES", "Attribution", "AttributionResult", "EdgeAttribution", "EdgeResult", "Graph"]
