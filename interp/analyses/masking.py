@@ -5,7 +5,7 @@ candidate component c (a head's z or an MLP's output, at one position) gets a we
 
     value_c = (1 - w_c) base_c + w_c source_c            loss = - mean logit[target] + lambda sum_c w_c
 
-With Adam, w clamped to [0, 1] before every pass, starting at 0. If the target's logit is additive in the patched components with gains
+With Adam, w clamped to [0, 1] before every pass, starting at 0 (`start`). If the target's logit is additive in the patched components with gains
 a_c, the optimum is exactly {c : a_c > lambda}. Then w is rounded (1/2 counts as patched) and the selection is tested by patching it.
 
 Source. Desiderata-based component masking: Davies et al. 2023 (arXiv 2307.03637); Prakash et al. 2024 (arXiv 2402.14811), whose mask
@@ -17,6 +17,7 @@ selections of the same size. If more than `max_floor` of the targets are what th
 
 When it misleads
 - Redundant or saturating components: the optimum is not unique. Look at `frequency()` over seeds, not at one mask.
+- A component that only moves a saturated softmax has no gradient at 0 and is never found from there: try `start=0.5` as well.
 - lambda decides what is small: a component with a gain below it is left out, however real.
 - A component that carries everything (a late head that already holds the answer) passes any desideratum about the answer.
 
@@ -110,6 +111,8 @@ class ComponentMask(Analysis[MaskResult]):
     """Where they are patched: `last`, or a span's name (its last token), in base and source each at its own column."""
     penalty: float = 0.01
     """lambda: logits that a component must bring to be worth selecting."""
+    start: float = 0.0
+    """Where every weight starts: 0 is the base. Where attention is saturated the gradient is zero there; 0.5 finds such components too."""
     lr: float = 0.1
     """Learning rate of Adam."""
     epochs: int = 2
@@ -138,6 +141,8 @@ class ComponentMask(Analysis[MaskResult]):
                 raise BadInput(f"`{name}` must be at least 1; not {getattr(self, name)}.")
         if self.penalty < 0 or not self.lr > 0:
             raise BadInput(f"`penalty` must not be negative and `lr` positive; not {self.penalty}, {self.lr}.")
+        if not 0.0 <= self.start <= 1.0:
+            raise BadInput(f"`start` is a weight between 0 and 1; not {self.start}.")
         if not 0.0 <= self.max_floor <= 1.0:
             raise BadInput(f"`max_floor` is a share between 0 and 1; not {self.max_floor}.")
 
@@ -238,7 +243,7 @@ class _Training:
     def run(self) -> dict[str, Any]:
         self.sites = list(dict.fromkeys(one.site for one in self.candidates))
         train, validation, test = self._parts()
-        weight = torch.zeros(len(self.candidates), requires_grad=True)
+        weight = torch.full((len(self.candidates),), self.config.start, requires_grad=True)
         adam = torch.optim.Adam([weight], lr=self.config.lr)
         held = [(part, self._sources(part)) for part in train]
         best: tuple[tuple[float, int], Tensor] | None = None

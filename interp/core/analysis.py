@@ -19,7 +19,7 @@ example*; means and intervals are methods of the result, so nobody has to run it
 import html
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from time import perf_counter
@@ -183,19 +183,24 @@ class Analysis(Generic[R]):
     """Base of every method: a frozen dataclass whose fields are its options. Subclasses implement `run`."""
 
     takes: ClassVar[str] = "facts"
-    """What it runs on: `facts` (prompts with a subject), `pairs` (clean and corrupted) or `text`. A property where options decide."""
+    """What it runs on: `facts` (prompts with a subject), `prompts` (any, with answers), `pairs` (clean and corrupted), `desiderata` (base,
+    source, target; pairs will do) or `text`. A property where options decide."""
 
     def __call__(self, lm: "LM", data: Any = None, *, store: Any = None) -> R:
         """Run on a model and data; the result carries what produced it. Raises what `check` and `run` raise."""
         self.check(lm, data)
+        return self._recorded(lm, {} if data is None else {"data": data}, lambda: self.run(lm, data, store))
+
+    def _recorded(self, lm: "LM", inputs: Mapping[str, Any], compute: Callable[[], R]) -> R:
+        """What `compute` gives, with the options, the manifest and the time it took."""
         config = self.to_dict()
         seeds = {
             name: value for name, value in config.items() if name.split("_")[-1] == "seed" and isinstance(value, int)
         }
-        inputs = {} if data is None else {"data": digest_of(data)}
-        manifest = Manifest.of(lm, analysis=type(self).__name__, config=config, inputs=inputs, seeds=seeds)
+        hashed = {name: digest_of(value) for name, value in inputs.items()}
+        manifest = Manifest.of(lm, analysis=type(self).__name__, config=config, inputs=hashed, seeds=seeds)
         began = perf_counter()
-        result = self.run(lm, data, store)
+        result = compute()
         result.config, result.manifest = config, replace(manifest, seconds=round(perf_counter() - began, 3))
         return result
 
@@ -218,6 +223,28 @@ class Analysis(Generic[R]):
     def options(cls) -> list[Option]:
         """The options, each with its type, default and help."""
         return options_of(cls)
+
+
+@dataclass(frozen=True)
+class Comparison(Analysis[R]):
+    """Base of methods that take two models, `method(lm, other, data)`. Subclasses implement `check_models` and `compare`."""
+
+    def __call__(self, lm: "LM", other: "LM", data: Any = None, *, store: Any = None) -> R:  # type: ignore[override]
+        """Run on two models and data; the manifest names the first and holds the second's content hash among the inputs."""
+        self.check_models(lm, other, data)
+        inputs = {"other": other} | ({} if data is None else {"data": data})
+        return self._recorded(lm, inputs, lambda: self.compare(lm, other, data, store))
+
+    def check_models(self, lm: "LM", other: "LM", data: Any) -> None:
+        """Refuse, before anything is paid, models or data that this method cannot compare. The base refuses nothing."""
+
+    def compare(self, lm: "LM", other: "LM", data: Any, store: Any) -> R:
+        """Compute the result. Nothing is drawn, printed or saved."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement `compare`.")
+
+    def cost(self, lm: "LM", other: "LM", data: Any = None) -> Cost:  # type: ignore[override]
+        """What a call would take, without running the models."""
+        return Cost(note="unknown")
 
 
 IRREGULAR = {"pos": "positions", "matrix": "matrices"}

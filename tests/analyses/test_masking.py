@@ -78,15 +78,31 @@ def test_the_selection_is_confirmed_by_patching_it_with_plain_edits():
     assert bool((done.last_logits.argmax(dim=-1) == group.target).all())
 
 
-def test_the_planted_tracker_heads_are_found():
+@pytest.mark.parametrize(
+    ("variable", "position", "head"),
+    [
+        ("pointer", "last", "C"),
+        ("pointer", "query_label", "B"),
+        ("pointer", "first_label", "A"),
+        ("object", "last", "D"),
+    ],
+)
+def test_the_planted_tracker_head_is_found(variable, position, head):
     made = reference.tracker()
-    lm = reference.as_lm(made)
-    for name in ("object", "position"):
-        if name not in made.answers.get("desiderata", {}):
-            continue
-        wanted = made.answers["desiderata"][name]
-        found = ComponentMask(epochs=6, batch=8, seeds=1, position=wanted["position"])(lm, wanted["triples"])
-        assert found.selected() == [f"{layer}.{head}" for layer, head in wanted["heads"]], name
+    layer, number = made.answers["heads"][head]
+    triples = made.answers["desiderata"][variable]
+    found = ComponentMask(epochs=4, batch=3, seeds=1, draws=2, position=position, start=0.5)(
+        reference.as_lm(made), triples
+    )
+    assert found.selected() == [f"{layer}.{number}"]
+    assert float(found.accuracy()["mean"].sel(variant="learned")[0]) == 1.0
+
+
+def test_nothing_is_found_in_random_weights():
+    made = reference.tracker()
+    lm = reference.as_lm(reference.tracker(null=True))
+    found = ComponentMask(epochs=2, batch=8, seeds=1, draws=2)(lm, made.answers["desiderata"]["object"])
+    assert float(found.accuracy()["mean"].sel(variant="learned")[0]) < 0.3
 
 
 def test_targets_the_base_gives_anyway_are_refused():
