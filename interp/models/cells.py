@@ -27,6 +27,7 @@ from interp.core.site import Site
 from interp.core.spec import ModelSpec
 
 from .reach import Live
+from .recording import known
 
 if TYPE_CHECKING:
     from .recording import PlainRecording
@@ -176,18 +177,18 @@ def layer_of(site: Site, n_layers: int) -> int:
 
 def _differs(base: "PlainRecording", edit: Edit, chosen: np.ndarray) -> np.ndarray:
     """Where the value of an edit differs from what the recorded run has there, [row, pos, head or 1]; True where that is not known."""
-    known = _known(base, edit.site)
-    if known is None or edit.op not in COMPARED or not isinstance(edit.value, Tensor | float | int):
+    there = _known(base, edit.site)
+    if there is None or edit.op not in COMPARED or not isinstance(edit.value, Tensor | float | int):
         return chosen
-    if edit.value is known and not bool(known.isnan().any()):
+    if edit.value is there and not bool(there.isnan().any()):
         return np.zeros_like(chosen)
-    value = torch.as_tensor(edit.value).to(known.device, known.dtype)
+    value = torch.as_tensor(edit.value).to(there.device, there.dtype)
     try:
-        value = value.expand_as(known)
+        value = value.expand_as(there)
     except RuntimeError:
         return chosen  # the edit itself will say what is wrong with its shape
-    at = torch.from_numpy(chosen.any(axis=2)).to(known.device).nonzero(as_tuple=True)
-    differs = (known[at] != value[at]).reshape(len(at[0]), chosen.shape[2], -1).any(dim=2)  # [selected, head or 1]
+    at = torch.from_numpy(chosen.any(axis=2)).to(there.device).nonzero(as_tuple=True)
+    differs = (there[at] != value[at]).reshape(len(at[0]), chosen.shape[2], -1).any(dim=2)  # [selected, head or 1]
     out = np.zeros_like(chosen)
     out[chosen.any(axis=2)] = differs.cpu().numpy()
     return out
@@ -196,11 +197,9 @@ def _differs(base: "PlainRecording", edit: Edit, chosen: np.ndarray) -> np.ndarr
 def _known(base: "PlainRecording", site: Site) -> Tensor | None:
     if site.kind == "pattern":
         return None
-    if site.kind == "resid_post" and site.layer is not None:
-        return base.states[site.layer + 1]
-    if site.kind == "resid_pre" and site.layer is not None and not any(edit.site == site for edit in base.edits):
-        return base.states[site.layer]
-    return base.run.captured.get(site)
+    if site.kind == "attn_out" and any(edit.site == Site("resid_mid", site.layer) for edit in base.edits):
+        return None  # what is captured carries that edit's change, which would be made once more
+    return known(base, site)
 
 
 def _index(rows: Sequence[int]) -> Any:

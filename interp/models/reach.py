@@ -126,8 +126,8 @@ class Passage:
     @cached_property
     def run(self) -> np.ndarray:
         """Positions [pos] at which the layer has to be run; its own output put in place needs no run."""
-        marks = [mark for kind, mark in self.marks.items() if kind != "resid_post"]
-        return along(np.logical_or.reduce(marks), 0)
+        inner = np.logical_or.reduce([mark for kind, mark in self.marks.items() if kind != "resid_post"])
+        return along(inner | self.after, 0) if inner.any() else along(inner, 0)
 
     @cached_property
     def keep(self) -> np.ndarray:

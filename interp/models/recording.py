@@ -142,16 +142,25 @@ def record(
     )
 
 
+def known(base: PlainRecording, site: Site) -> Tensor | None:
+    """What the recorded run has at a site, after the edits there; None where that was not kept."""
+    if site.kind == "resid_post" and site.layer is not None:
+        return base.states[site.layer + 1]
+    if site.kind == "resid_pre" and site.layer is not None and not any(edit.site == site for edit in base.edits):
+        return base.states[site.layer]
+    return base.run.captured.get(site)
+
+
 def recorded(plain: "PlainModel", base: PlainRecording, sites: Sequence[Site]) -> dict[Site, Tensor]:
-    """What the recorded run has at `sites`. Those that were not captured cost one more pass, all layers of their kinds at once."""
-    have = {**base.later, **base.run.captured}
-    if missing := {site for site in sites if site not in have}:
+    """What the recorded run has at `sites`. Those that were not kept cost one more pass, all layers of their kinds at once."""
+    have = {site: value for site in sites if (value := known(base, site)) is not None}
+    if missing := [site for site in sites if site not in have and site not in base.later]:
         kinds = {site.kind for site in missing if site.layer is not None}
-        wanted = missing | {Site(kind, layer) for kind in kinds for layer in range(plain.spec.n_layers)}
-        run = plain.run(base.batch, capture=list(wanted - have.keys()), edits=base.edits)
-        base.later.update(run.captured)
-        have |= run.captured
-    return {site: have[site] for site in sites}
+        wanted = {*missing, *(Site(kind, layer) for kind in kinds for layer in range(plain.spec.n_layers))}
+        base.later.update(
+            plain.run(base.batch, capture=sorted(wanted, key=lambda site: site.order), edits=base.edits).captured
+        )
+    return {site: have[site] if site in have else base.later[site] for site in sites}
 
 
 def arguments_of(plain: "PlainModel", width: int) -> list[Arguments]:

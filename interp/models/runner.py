@@ -188,6 +188,10 @@ class Runner:
         taken = {site.kind for site in self._taken(layer)}
         if not self.cached or not strand.passage.held or taken & HIDDEN_BY_HELD:
             return False
+        if any(act.edit.site.kind == "resid_mid" for act in self.always.get(layer, ())):
+            return (
+                False  # the recorded run's own edit there acts on what attention adds, which is recorded after it only
+            )
         # what attention adds has to be known; one more pass over the recorded rows pays where a stream is carried along
         return bool(strand.passage.marks["resid_pre"].any()) or Site("attn_out", layer) in self.base.run.captured
 
