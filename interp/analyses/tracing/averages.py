@@ -60,17 +60,18 @@ def tested(
     alpha: float,
     correction: Correction,
     clusters: Sequence[Any] | None,
+    floor: float,
     attrs: dict[str, Any],
 ) -> xr.Dataset:
     """Is the mean effect of a cell zero? effect, p, p_adjusted, significant [role, kind, layer].
 
-    Cells that are 0 in every prompt by construction are not tested and do not count.
+    Cells that are no larger than `floor` in every prompt (zero by construction, up to rounding) are not tested and do not count.
     """
     one_of("correction", correction, ("holm", "bh", "none"))
     if not 0 < alpha < 1:
         raise BadInput(f"`alpha` must lie between 0 and 1; not {alpha}.")
     table = role_means(values, role)
-    nothing = (table.values == 0) | ~np.isfinite(table.values)
+    nothing = ~(np.abs(table.values) > floor)
     tests = int((~nothing.all(axis=0)).sum())
     flips = int(min(max(FLIPS, 2 * tests / alpha), MOST_FLIPS))
     p = sign_flip_test(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.core.batch import Batch
 from interp.core.edit import Edit, replace
-from interp.core.errors import BadInput
+from interp.core.errors import BadInput, listing
 from interp.core.lm import LM, Recording
 from interp.core.seed import generator
 from interp.core.site import Site
@@ -110,14 +110,15 @@ class Bank:
 
 
 def bank_of(config: "CausalTrace", lm: LM, jobs: Sequence[Job]) -> Bank:
-    """Run the donors once and keep their states at each role. Raises `BadInput` where no prompt can be anybody's donor."""
-    if len({job.subject for job in jobs}) < 2:
-        raise BadInput(
-            f"controls={config.controls} puts other prompts' values in, and all prompts are about one subject. Give prompts about "
-            "several subjects, or controls=0."
-        )
+    """Run the donors once and keep their states at each role. Raises `BadInput` for a prompt that has no donor."""
     order = torch.randperm(len(jobs), generator=generator(config.seed, "control pool")).tolist()[:POOL]
     pool = [jobs[place] for place in sorted(order)]
+    alone = [job for job in jobs if not any(_differ(job, other) for other in pool)]
+    if alone:
+        raise BadInput(
+            f"controls={config.controls} puts another prompt's values in, and {len(alone)} of {len(jobs)} prompts have no other among "
+            f"them about another subject and another answer: {listing([job.subject for job in alone[:5]])}. Give more, or controls=0."
+        )
     sites = [
         Site(kind, layer)
         for kind in dict.fromkeys(SITES.get(kind, "resid_post") for kind in config.kinds)

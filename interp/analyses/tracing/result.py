@@ -216,8 +216,8 @@ class TraceResult(Result):
         """Which cells of the map by role differ from zero, or from their control: effect, p, p_adjusted, significant [role, kind, layer].
 
         Sign-flip test of the mean over prompts, two-sided, subjects flipped as wholes; corrected over all cells by Holm (no false
-        cell), Benjamini-Hochberg (few) or not at all. Cells that are zero by construction are not tested. attrs say the number of tests
-        and `attainable`: whether so few subjects could reach `alpha` at all.
+        cell), Benjamini-Hochberg (few) or not at all. Cells that are zero by construction, up to the rounding that the trace's own check
+        found, are not tested. attrs say the number of tests and `attainable`: whether so few subjects could reach `alpha` at all.
         """
         one_of("against", against, ("zero", "control"))
         part = self._select(known, metric).sel(metric=metric)
@@ -226,8 +226,12 @@ class TraceResult(Result):
             self.control_effects(direction)
             values = values - self._effects(part, "control", direction)
         attrs = {"metric": metric, "against": against, "known_only": known, "direction": self._direction(direction)}
+        off = float(
+            self.data.attrs.get("resume_difference", 0.0)
+        )  # of a logit; a probability moves by a quarter of it at most
+        floor = max(1e-6, off / 4 if metric == "prob" else off)
         return tested(
-            values, part["role"].values, alpha=alpha, correction=correction, clusters=_clusters(part, clusters), attrs=attrs
+            values, part["role"].values, alpha=alpha, correction=correction, clusters=_clusters(part, clusters), floor=floor, attrs=attrs
         )  # fmt: skip
 
     def window_null(self, metric: str = "prob", *, known: bool = True, direction: str | None = None) -> xr.Dataset:

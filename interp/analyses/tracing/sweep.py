@@ -139,9 +139,14 @@ class Sweep:
 
     def resume(self, base: Recording, cells: Sequence[Sequence[Edit]]) -> np.ndarray:
         """Scores [cell, row, metric] of cells on a recorded run of this batch."""
-        width = self.length + self.jobs[0].n_answer - 1
-        values = self.lm.resume(base, cells, positions=range(self.read_from, width), readout=self._tokens)
-        return whole_answer(values, contrast=self.contrast.repeat_interleave(self.config.draws)).numpy()
+        tokens = self.jobs[0].n_answer
+        values = self.lm.resume(
+            base, cells, positions=range(self.read_from, self.read_from + tokens), readout=self._every_token
+        )  # [cell, row, position, token * metric]
+        own = (
+            values.unflatten(-1, (tokens, len(METRICS))).diagonal(dim1=2, dim2=3).movedim(-1, 2)
+        )  # each token at its position
+        return whole_answer(own, contrast=self.contrast.repeat_interleave(self.config.draws)).numpy()
 
     def held_edits(self, cell: Cell, base: Recording) -> list[Edit]:
         """For a severed kind: that token's later MLP or attention outputs, held at what the recorded run has."""
@@ -187,14 +192,20 @@ class Sweep:
             contrast.append(job.n_answer == 1 and len(job.foil_ids) < 2)
         self.foils, self.contrast = torch.tensor(foils), torch.tensor(contrast)
 
-    def _tokens(self, logits: Tensor, rows: Tensor, *, draws: int | None = None) -> Tensor:
-        """Metrics [n, token, metric] of logits [n, token, vocab]."""
-        index = rows.cpu() // (draws or self.config.draws)
-        device = logits.device
-        return read_metrics(logits, self.answers[index].to(device), self.foils[index][:, None].to(device))
+    def _every_token(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Metrics [n, position, token * metric] of every answer token at whichever positions are read, logits [n, position, vocab]."""
+        index = rows.cpu() // self.config.draws
+        answers, foils = (
+            ids.to(logits.device) for ids in (self.answers[index][:, None], self.foils[index][:, None, None])
+        )
+        wide = logits[:, :, None].expand(-1, -1, answers.shape[-1], -1)  # [n, position, token, vocab]
+        return read_metrics(wide, answers, foils).flatten(-2)
 
     def _read(self, logits: Tensor, rows: Tensor, *, draws: int) -> Tensor:
-        return whole_answer(self._tokens(logits, rows, draws=draws), contrast=self.contrast[rows // draws])
+        """Scores [n, metric] of logits [n, token, vocab]."""
+        index = rows // draws
+        answers, foils = self.answers[index].to(logits.device), self.foils[index][:, None].to(logits.device)
+        return whole_answer(read_metrics(logits, answers, foils), contrast=self.contrast[index])
 
     def _read_run(self, run: Run) -> Tensor:
         assert run.logits is not None

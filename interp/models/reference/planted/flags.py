@@ -2,7 +2,7 @@
 
     They say Ana  ->  yes                             They say Bob  ->  no
 
-At `Ana` the MLPs of layers 0 and 1 raise a flag each; the MLP of layer 2 gives the answer if both flags (`and`) or any of them (`or`) are up.
+At `Ana` the MLPs of layers 0 and 1 raise a flag each; the MLP of layer 2 answers if both flags (`and`) or any of them (`or`) are up.
 Logits are 8 for yes and -4 for no where it does, 0 and 4 where it does not. Share of the total effect of each cell at the last token, with
 windows of one layer:
 
