@@ -122,6 +122,8 @@ def files(folder: Path) -> None:
     (folder / "facts.jsonl").write_text(row + "\n", encoding="utf-8")
     (folder / "mine.jsonl").write_text(row + "\n", encoding="utf-8")
     (folder / "known_1000.json").write_text(f"[{row}]", encoding="utf-8")
+    pair = '{"clean": "So Ada met Hugo, and Ada saw", "corrupted": "So Ada met Hugo, and Hugo saw", "answer": "Hugo", "foil": "Ada"}'
+    (folder / "pairs.jsonl").write_text(pair + "\n", encoding="utf-8")
     prose = "\n\n".join(interp.reference.text("atlas", 40))
     for name in ("corpus.txt", "wikitext.txt"):
         (folder / name).write_text(prose, encoding="utf-8")

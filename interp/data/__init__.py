@@ -4,6 +4,7 @@ from . import tasks
 from .corpora import Corpus, corpus, pack
 from .facts import Facts, facts
 from .neutral import neutral_digest, neutral_text
+from .pairs import Pairs, lined_up, pairs
 from .prompts import Prompt, PromptPair
 from .repeats import RepeatedTokens, repeated_tokens
 from .roles import ROLES, roles
@@ -17,6 +18,7 @@ __all__ = [
     "Desideratum",
     "Facts",
     "Lexicon",
+    "Pairs",
     "Prompt",
     "PromptPair",
     "RepeatedTokens",
@@ -26,9 +28,11 @@ __all__ = [
     "corpus",
     "facts",
     "group_by_length",
+    "lined_up",
     "neutral_digest",
     "neutral_text",
     "pack",
+    "pairs",
     "repeated_tokens",
     "roles",
     "tasks",

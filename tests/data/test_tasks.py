@@ -67,7 +67,7 @@ def test_words_are_those_that_are_one_token(gpt, llama):
     assert Lexicon(names=("Tom", "Deuteronomy", "Lily")).usable("names", gpt, need=2) == ("Tom", "Lily")
     with pytest.raises(BadInput, match=r"1 of the 2 names are one token each in .* \('Tom'\); 2 are needed"):
         Lexicon(names=("Tom", "Deuteronomy")).usable("names", gpt, need=2)
-    with pytest.raises(BadInput, match=r"objects .*are needed\. Give others: Lexicon"):
+    with pytest.raises(BadInput, match=r"0 of the 17 places .*1 are needed\. Give others: Lexicon"):
         tasks.named("ioi", llama, n=2)
 
 

@@ -11,7 +11,7 @@ story models are at 0.0 there). And where a verb's forms differ in frequency "wa
 a model scores 1/2: look at the accuracy for `meta["number"]`. Templates and verbs must agree in tense.
 
     from interp.data import tasks
-    words = tasks.Lexicon(nouns=("king kings", "wall walls"), verbs=("is are",))
+    words = tasks.Lexicon(nouns=("guard guards", "door doors"), verbs=("is are",))
     task = tasks.named("agreement", lm.tokenizer, n=1, lexicon=words)
     task[0].clean.text, task[0].clean.answer, task[0].corrupted.answer
 """

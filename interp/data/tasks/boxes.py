@@ -20,9 +20,10 @@ the same answer as another the draw is repeated.
 It misleads when the last object is always a good guess: compare the accuracy by slot.
 
     from interp.data import tasks
-    task = tasks.named("entity_tracking", lm.tokenizer, n=6, boxes=3)
+    words = tasks.Lexicon(labels=("market", "mill", "tower", "garden"))        # by default capital letters
+    task = tasks.named("entity_tracking", lm.tokenizer, n=6, boxes=3, lexicon=words)
     task[0].clean.meta["slot"], task.chance
-    wanted = tasks.desiderata("entity_tracking", lm.tokenizer, "position", n=4, boxes=3)
+    wanted = tasks.desiderata("entity_tracking", lm.tokenizer, "position", n=4, boxes=3, lexicon=words)
     wanted[0].base.meta["slot"], wanted[0].source.meta["slot"], wanted[0].target
 """
 

@@ -46,21 +46,20 @@ def draw(
         raise BadInput(f"`n` must be at least 1; not {n!r}.")
     rng = numpy_generator(seed, "task", task)
     drawn: list[T] = []
-    seen: set[tuple[str, str | None]] = set()
+    seen: set[str] = set()
     for number in range(n):
         refusal: BadInput | None = None
         for _ in range(TRIES):
             one = make(rng, number)
             pair = as_pair(one)
-            key = (pair.clean.text, pair.clean.answer)
-            if key in seen:
+            if pair.clean.text in seen:
                 continue
             try:
                 tokenize_pair(pair, tokenizer)
             except BadInput as error:
                 refusal = error
                 continue
-            seen.add(key)
+            seen.add(pair.clean.text)
             drawn.append(one)
             break
         else:
