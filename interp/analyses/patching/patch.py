@@ -152,7 +152,7 @@ class ActivationPatching(Analysis[PatchingResult]):
 
     def cost(self, lm: LM, data: Any = None) -> Cost:
         """Rows through the whole model, against one full forward of a row a cell. Cells that share their beginning are counted apart, so
-        windows cost less than said."""
+        windows cost less than said; in a small model, where tokens cost less than calls, neighbouring cells are run over more of them."""
         pairs, grids, spec = self._pairs(lm, data), self._grids(lm), lm.spec
         naive = rows = tokens = extra = 0.0
         both = self.source in ("counterfactual", "resample")
@@ -172,7 +172,9 @@ class ActivationPatching(Analysis[PatchingResult]):
                 rows + spent / width,
                 tokens + spent + width * (self.controls * chosen + 2 * bool(self.controls)),
             )
-        longest = max(len(pair.clean) for pair in pairs)
+        shortest, longest = (end(len(pair.clean) for pair in pairs) for end in (min, max))
+        checked = min(self.max_rows, sum(len(pair.clean) == shortest for pair in pairs)) * 2 * len(self.directions)
+        rows, tokens = rows + checked, tokens + checked * shortest
         value = {"z": spec.n_heads * spec.d_head, "q": spec.n_heads * spec.d_head, "mlp_post": spec.d_mlp}
         held = sum(value.get(kind, spec.d_model) for kind in self.kinds) + 3 * spec.d_model
         size = 2 * min(len(pairs), self.max_rows) * longest * spec.n_layers * held * BYTES[spec.dtype]

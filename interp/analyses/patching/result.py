@@ -141,9 +141,9 @@ class PatchingResult(Result):
         """Which cells have an effect: p (sign flips over pairs, two-sided), p_adjusted (over the grid of one kind and direction) and
         significant (p_adjusted <= alpha), [direction, layer, ...].
 
-        `holm` bounds the chance of any false cell, `bh` the share of false ones. Cells that are exactly 0 in every pair are not tested
-        (p NaN). With few pairs nothing can be significant: attrs smallest_p is the least p-value that these pairs allow. `clusters`
-        flips whole clusters.
+        `holm` bounds the chance of any false cell, `bh` the share of false ones. Effects no larger than what rounding makes of a logit
+        (attrs floor, from the self-checks) count as 0; cells that are 0 in every pair are not tested (p NaN). With few pairs nothing can
+        be significant: attrs smallest_p is the least p-value that these pairs allow. `clusters` flips whole clusters.
         """
         one_of("method", method, ["holm", "bh"])
         one_of("by", by, ["cell", "role"])
@@ -152,7 +152,14 @@ class PatchingResult(Result):
             values = self._by_role(values)
         else:
             self._check_aligned(values)
-        return tested(values, method=method, alpha=alpha, clusters=self._clusters(values, clusters), seed=seed)
+        return tested(
+            values,
+            method=method,
+            alpha=alpha,
+            clusters=self._clusters(values, clusters),
+            seed=seed,
+            floor=self._floor(metric),
+        )
 
     def top(
         self, n: int = 10, metric: str = "logit_diff", *, kind: str | None = None, known: bool = True
@@ -239,6 +246,14 @@ class PatchingResult(Result):
                 f"these pairs have {', '.join(map(str, lengths))} tokens: position 5 of one is not position 5 of another. Average with "
                 "`by_role`, or patch named `positions`."
             )
+
+    def _floor(self, metric: str) -> float:
+        """What rounding may make of an effect: twice the largest difference that the self-checks saw (times P for probabilities)."""
+        if metric == "rank":
+            return 0.0
+        seen = max(float(self.data.attrs.get(f"{name}_difference", 0.0)) for name in ("restored", "resume"))
+        largest = max(float(self.data[end].sel(metric="prob").max()) for end in ("low", "high"))
+        return 2 * seen * (largest if metric == "prob" else 1.0)
 
     def _clusters(self, values: xr.DataArray, clusters: Sequence[Hashable] | None) -> list[Hashable] | None:
         if clusters is None:

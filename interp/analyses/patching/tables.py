@@ -42,18 +42,28 @@ def summary(values: xr.DataArray, *, level: float, clusters: Sequence[Hashable] 
 
 
 def tested(
-    values: xr.DataArray, *, method: str, alpha: float, clusters: Sequence[Hashable] | None, seed: int
+    values: xr.DataArray,
+    *,
+    method: str,
+    alpha: float,
+    clusters: Sequence[Hashable] | None,
+    seed: int,
+    floor: float,
 ) -> xr.Dataset:
-    """Sign-flip p-values over pairs (or over the means of clusters), corrected within each direction."""
+    """Sign-flip p-values over pairs (or over the means of clusters), corrected within each direction.
+
+    Effects up to `floor` are rounding, which may well have the same sign in every pair: they count as 0.
+    """
     if not 0 < alpha < 1:
         raise BadInput(f"`alpha` must lie between 0 and 1; not {alpha}.")
+    values = xr.where(np.abs(values) <= floor, 0.0, values).transpose(*values.dims)
     if clusters is not None:
         members = {
             label: [row for row, one in enumerate(clusters) if one == label] for label in dict.fromkeys(clusters)
         }
         rows = [values.isel(pair=rows).mean("pair") for rows in members.values()]
         values = xr.concat(rows, dim="pair").assign_coords(pair=[str(label) for label in members])
-    idle = ~(values.fillna(0) != 0).any("pair")  # by construction, or because nobody reads it: no question
+    idle = ~(values.fillna(0) != 0).any("pair")  # before the change, or where nobody reads it: no question
     cells = int((~idle).isel(direction=0).sum())
     flips = int(min(MOST_FLIPS, max(FLIPS, 4 * cells / alpha)))
     p = sign_flip_test(values, axis="pair", n=flips, seed=seed, name="patching").where(~idle)
@@ -62,7 +72,7 @@ def tested(
     adjusted = adjusted.assign_coords(direction=p["direction"].values).transpose(*p.dims)
     pairs = values.sizes["pair"]
     smallest = 2.0 / 2**pairs if pairs < 60 and 2**pairs <= flips else 1 / (flips + 1)
-    attrs = {"method": method, "alpha": alpha, "pairs": pairs, "smallest_p": smallest, "cells": cells}
+    attrs = {"method": method, "alpha": alpha, "pairs": pairs, "smallest_p": smallest, "cells": cells, "floor": floor}
     return xr.Dataset({"p": p, "p_adjusted": adjusted, "significant": adjusted <= alpha}, attrs=attrs)
 
 
