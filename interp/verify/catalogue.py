@@ -1,6 +1,6 @@
 """The cases, in the order in which they run."""
 
-from . import invariants, mechanisms, tracing
+from . import editing, invariants, mechanisms, patching, tracing
 from .case import Case
 
 CASES: tuple[Case, ...] = (
@@ -135,5 +135,41 @@ CASES: tuple[Case, ...] = (
         "Do components of random heads reach readers?",
         "no score above 0.45",
         mechanisms.no_channels,
+    ),
+    Case(
+        "edits, closed forms",
+        "Do the closed forms of weight edits solve what they say?",
+        "the value to 1e-10, least disturbance, no gradient",
+        editing.closed_forms,
+    ),
+    Case(
+        "edited fact",
+        "Is a fact edited where it lies, nothing where nobody reads, and the model whole afterwards?",
+        "rewrite above 0.8 in layer 0, none in the last; neighbours keep 0.8; the same fingerprint",
+        editing.an_edited_fact,
+    ),
+    Case(
+        "edits, refused",
+        "Are models refused whose edited weights do not reach the stream as they are?",
+        "2 of 2 refused",
+        editing.a_value_norm_behind_the_weights,
+    ),
+    Case(
+        "patching, gates",
+        "Does denoising find what suffices and noising what is needed?",
+        "AND by noise, OR by denoising, within 1e-3",
+        patching.gates_are_told_apart,
+    ),
+    Case(
+        "patching, whole streams",
+        "Is a run with the other prompt's whole stream put in the other run?",
+        "a share of 1 at every depth; exactly 0 for nothing",
+        patching.streams_are_the_other_run,
+    ),
+    Case(
+        "patching, null",
+        "Are heads of random weights found to carry an answer?",
+        "none after Holm's correction, where both planted heads are found",
+        patching.no_heads,
     ),
 )

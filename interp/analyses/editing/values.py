@@ -6,7 +6,8 @@
     after each Adam step   |d| <= clamp_factor |v|                                     v: the value as it is in the bare prompt
 
 (Meng et al. 2022, section 3.1, equation 4; the weight decay divides by the squared norm of v but takes the plain norm of d, as the
-published program does.) Many requests are optimised side by side, each with its own d; they do not see each other.
+published program does. It writes the last step's d; here the step in which the target is likeliest is kept, since on small
+models a large step size oscillates.) Many requests are optimised side by side, each with its own d; they do not see each other.
 """
 
 from collections.abc import Sequence
@@ -85,7 +86,7 @@ class Values:
     size: Tensor
     """|v|, the norm of the value before, [request]."""
     log: dict[str, Any]
-    """`loss` [step][request], `target_loss` [request] at the end, `updates` [request]."""
+    """`loss` [step][request], `target_loss` [request] of what is kept, `updates` [request]."""
 
 
 def find_values(lm: LM, requests: Sequence[Request], rows: Rows, site: Site, config: ValueEditor) -> Values:
@@ -102,7 +103,7 @@ def find_values(lm: LM, requests: Sequence[Request], rows: Rows, site: Site, con
     adam = torch.optim.Adam([change], lr=config.lr)
     losses: list[list[float]] = []
     updates, active = [0] * n, torch.ones(n, dtype=torch.bool)
-    final = torch.zeros(n)
+    best, kept = torch.full((n,), torch.inf), torch.zeros(n, lm.spec.d_model)
     for step in range(config.steps + 1):
         edits = [*both.edits, add(site, change[both.owner][:, None], at=where)]
         run = lm.run(both.batch, edits=edits, grad=True)
@@ -112,8 +113,11 @@ def find_values(lm: LM, requests: Sequence[Request], rows: Rows, site: Site, con
         norm = change.norm(dim=-1)
         total = wanted + config.kl_factor * drift.cpu() + config.weight_decay * norm / size**2
         losses.append([float(one) for one in total.detach()])
-        final = torch.where(active, wanted.detach(), final)
-        active = active & ~((wanted.detach() < config.stop_loss) | (reached & config.until_top))
+        done = (wanted.detach() < config.stop_loss) | (reached & config.until_top)
+        better = active & ((wanted.detach() < best) | done)
+        best = torch.where(better, wanted.detach(), best)
+        kept = torch.where(better[:, None], change.detach(), kept)
+        active = active & ~done
         if step == config.steps or not bool(active.any()):
             break
         held = change.detach().clone()
@@ -125,8 +129,8 @@ def find_values(lm: LM, requests: Sequence[Request], rows: Rows, site: Site, con
             shrink = (config.clamp_factor * size / change.norm(dim=-1).clamp(min=1e-12)).clamp(max=1.0)
             change.copy_(torch.where(active[:, None], change * shrink[:, None], held))
         updates = [count + int(now) for count, now in zip(updates, active, strict=True)]
-    log = {"loss": losses, "target_loss": final.tolist(), "updates": updates}
-    return Values(change.detach().double(), size, log)
+    log = {"loss": losses, "target_loss": best.tolist(), "updates": updates}
+    return Values(kept.double(), size, log)
 
 
 def _with_essence(lm: LM, requests: Sequence[Request], rows: Rows, config: ValueEditor) -> Rows:
