@@ -70,3 +70,76 @@ def test_a_share_of_nothing_is_refused_with_its_numbers(result):
             result.fraction_restored(denominator=denominator)
         kept = result.layer_effects(measure="fraction" if denominator == "total" else "hase", drop=True)
         assert kept["prompt"].values.tolist() == ["p0"]
+
+
+def many(effect, prompts=24, subjects=12, seed=0):
+    """Noise of size 0.05 in three cells of every prompt, and `effect` in one of them, one subject in `prompts / subjects` prompts."""
+    rng = np.random.default_rng(seed)
+    score = np.full((prompts, 4, 3), 0.1)
+    score[:, 1:] += rng.normal(0, 0.05, (prompts, 3, 3))
+    score[:, 2, 1] += effect
+    result = made(score)
+    result.data["subject"] = ("prompt", [f"s{i % subjects}" for i in range(prompts)])
+    result.data = result.data.set_coords("subject")
+    result.data.attrs.update(window=1, window_rule="code")
+    return result
+
+
+def test_significance_finds_what_is_there_and_nothing_else():
+    for correction in ("holm", "bh"):
+        test = many(0.1).significant(correction=correction)
+        assert (
+            test.attrs["tests"] == 9 and test.attrs["groups"] == 12 and test.attrs["attainable"]
+        )  # "before" is not tested
+        assert test["significant"].sel(role="last subject", kind="mlp").values.tolist() == [False, True, False]
+        assert int(test["significant"].sum()) <= (1 if correction == "holm" else 2)  # of a few found, one may be false
+        assert np.isnan(test["p"].sel(role="before").values).all()
+    assert sum(int(many(0.0, seed=seed).significant()["significant"].sum()) for seed in range(20)) <= 3
+    raw = many(0.1).significant(correction="none")
+    assert np.nanmin(raw["p_adjusted"].values) == np.nanmin(raw["p"].values) >= raw.attrs["least_p"]
+    assert raw["effect"].sel(role="last subject", kind="mlp", layer=1).item() == pytest.approx(0.1, abs=0.03)
+
+
+def test_facts_about_one_subject_are_not_counted_twice():
+    doubled = many(0.02, prompts=12, subjects=12)
+    doubled.data = xr.concat([doubled.data] * 6, dim="prompt").assign_coords(prompt=[f"p{i}" for i in range(72)])
+    honest, naive = doubled.significant(correction="none"), doubled.significant(correction="none", clusters=None)
+    assert float(naive["p"].min()) < 0.1 * float(honest["p"].min())
+    width = [
+        float((table["ci_hi"] - table["ci_lo"]).sel(role="last subject").mean())
+        for table in (doubled.by_role(), doubled.by_role(clusters=None))
+    ]
+    assert width[0] > 1.8 * width[1]
+    with pytest.raises(BadInput, match="clusters"):
+        doubled.by_role(clusters="subjects")
+
+
+def test_too_few_prompts_can_show_nothing_and_it_is_said():
+    few = many(0.5, prompts=4, subjects=4)
+    test = few.significant()
+    assert not test.attrs["attainable"] and test.attrs["least_p"] == 2 / 2**4 and not bool(test["significant"].any())
+    for options, match in (
+        ({"alpha": 1.5}, "alpha"),
+        ({"correction": "fdr"}, "holm"),
+        ({"against": "none"}, "control"),
+    ):
+        with pytest.raises(BadInput, match=match):
+            few.significant(**options)
+    with pytest.raises(BadInput, match="controls"):
+        few.significant(against="control")
+
+
+def test_windows_elsewhere():
+    result = many(0.4)
+    null = result.window_null()
+    at = null.sel(role="last subject", kind="mlp")
+    table = result.by_role()["mean"].sel(role="last subject", kind="mlp")
+    assert (
+        null.attrs["n"] == 3
+        and float(at["highest"]) == float(table.max())
+        and float(at["lowest"]) == float(table.min())
+    )
+    assert float(at["mean"]) == pytest.approx(float(table.mean()))
+    result.data.attrs["window"] = 9
+    with pytest.raises(BadInput, match="no unclipped window of 9 layers"):
+        result.window_null()
