@@ -58,8 +58,8 @@ def pruned(graph: Graph, chosen: np.ndarray) -> np.ndarray:
         hears = np.zeros(len(graph.sources), dtype=bool)
         hears[0] = True  # the input needs no parents
         hears[of[chosen.any(axis=0) & (of >= 0)]] = True
-        heard = chosen.any(axis=1)
-        kept = np.asarray(chosen & hears[:, None] & np.where(of >= 0, heard[of], True)[None])
+        heard = np.asarray(chosen.any(axis=1))
+        kept = chosen & hears[:, None] & np.where(of >= 0, heard[of], True)[None]
         if (kept == chosen).all():
             return kept
         chosen = kept

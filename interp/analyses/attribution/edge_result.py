@@ -44,7 +44,7 @@ class EdgeResult(Result):
     attrs: metric, method, rule, steps, n_layers, n_heads, parallel.
     """
 
-    figure: ClassVar[str] = "attribution"
+    figure: ClassVar[str] = "edges"
     main: ClassVar[str] = "score"
     effect: ClassVar[bool] = True
 
