@@ -17,7 +17,7 @@ same labels and query, the things in other slots, so that another thing is asked
 
     path patching     (p_patched - p_clean) / p_clean = -1 for A (first_label) -> v of B (query_label) -> v of C (last) -> q of D (last) ->
                       logits, 0 for every other head, position and receiver; patching one whole head: -1 for A to D, 0 for the others
-    faithfulness      1 with {A, B, C, D}; without any: the mean's guess, accuracy at most one of twelve things
+    faithfulness      1 with {A, B, C, D}; without any: the mean's guess, one thing whatever is asked (its share of the answers, near 1/12)
     minimality        without A, B or C some one kind is fetched whatever is asked (accuracy about 1/3, score about 2), without D the
                       guess again
     completeness      gap 0 for every subset; with `redundant=True` a copy D' (3.3) of D is in no circuit of four: without D the circuit
