@@ -1,6 +1,6 @@
 """The cases, in the order in which they run."""
 
-from . import editing, invariants, mechanisms, patching, tracing
+from . import attribution, editing, invariants, mechanisms, patching, tracing
 from .case import Case
 
 CASES: tuple[Case, ...] = (
@@ -171,5 +171,23 @@ CASES: tuple[Case, ...] = (
         "Are heads of random weights found to carry an answer?",
         "none after Holm's correction, where both planted heads are found",
         patching.no_heads,
+    ),
+    Case(
+        "attribution",
+        "Is a saturated query's effect found by the fix, and missed by its gradient?",
+        "3.0000, the same, below 1e-5",
+        attribution.saturated_attention,
+    ),
+    Case(
+        "attribution, null",
+        "Does attribution agree with patching where nothing is read?",
+        "no effect, no correlation",
+        attribution.nothing_to_agree_on,
+    ),
+    Case(
+        "edges",
+        "Is every edge of a linear network worth what corrupting it does?",
+        "within 1e-5, input edges sum to the whole",
+        attribution.every_edge,
     ),
 )

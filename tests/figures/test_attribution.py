@@ -82,7 +82,9 @@ def heatmaps(figure):
 
 
 CASES = {
-    "heads": (attribution, {}), "tokens": (lambda: attribution("resid_post"), {"pair": "a"}), "stream": (lambda: attribution("resid_post"), {}),
+    "heads": (attribution, {}),
+    "tokens": (lambda: attribution("resid_post"), {"pair": "a"}),
+    "stream": (lambda: attribution("resid_post"), {}),
     "neurons": (lambda: attribution("neuron", some=True), {}), "ranks": (lambda: attribution(dropped=True), {"form": "denoising"}),
     "unchecked": (lambda: attribution(checked=False), {}), "graph": (edges, {}), "matrix": (edges, {"by": "matrix"}),
     "faithfulness": (edges, {"by": "faithfulness"}),
@@ -117,10 +119,8 @@ def test_agreement_is_said_with_what_it_is_over():
     assert "ρ = 0.9" in texts(attribution().plot()) and "all cells" in texts(attribution().plot())
     assert "random cells" in texts(attribution("neuron", some=True).plot())
     assert len(heatmaps(attribution("neuron", some=True).plot())) == 1  # no true map where not all was patched
-    assert (
-        "no effect to agree on" in texts(attribution(flat=True).plot())
-        or not heatmaps(attribution(flat=True).plot())[0].z.any()
-    )
+    nothing = texts(attribution(flat=True).plot())
+    assert "no effect" in nothing and "ρ" not in nothing
 
 
 def test_graddrop_is_told_apart_from_effects():
