@@ -1,8 +1,7 @@
-"""Panels in rows and columns for interventions: a row a kind of site, a column a direction, one set of colours; and outlined cells."""
+"""Panels in rows and columns for interventions: a row a kind of site, a column a direction, one set of colours."""
 
 from collections.abc import Sequence
 
-import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
@@ -12,20 +11,6 @@ from .theme import FAINT, INK, Theme, plain, text_size
 
 GAP = {"screen": 48, "paper": 26}
 """Pixels between rows of panels."""
-
-
-def outline(mask: np.ndarray) -> tuple[list[float | None], list[float | None]]:
-    """x and y of the lines around the True cells of a mask [row, column] whose cells are centred at whole numbers."""
-    x: list[float | None] = []
-    y: list[float | None] = []
-    framed = np.pad(np.asarray(mask, dtype=bool), 1)
-    for row, column in np.argwhere(framed[1:, :] != framed[:-1, :]):  # an edge below framed[row]
-        x += [column - 1.5, column - 0.5, None]
-        y += [row - 0.5, row - 0.5, None]
-    for row, column in np.argwhere(framed[:, 1:] != framed[:, :-1]):
-        x += [column - 0.5, column - 0.5, None]
-        y += [row - 1.5, row - 0.5, None]
-    return x, y
 
 
 def room_of(tall: int, theme: Theme, *, heads: bool) -> int:

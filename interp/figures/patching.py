@@ -17,11 +17,12 @@ import xarray as xr
 
 from interp.core.errors import BadInput, one_of
 
-from .facets import facets, label_axes, number, outline, room_of
+from .facets import facets, label_axes, number, room_of
 from .marks import band, grid
+from .outline import outline
 from .panels import place_legend, token_axis
 from .shrink import MOST_CELLS, check_budget
-from .theme import FAINT, INK, THEMES, Theme, dress, text_size
+from .theme import FAINT, THEMES, Theme, dress, text_size
 from .tracing import FLOOR, UNITS
 
 if TYPE_CHECKING:
@@ -197,17 +198,11 @@ def _grids(
             figure.add_trace(trace, row=row + 1, col=column + 1)
             edge = edges[row] if edges else None
             if edge is not None and bool(edge[column].any()) and values.size * panels <= MOST_CELLS:
-                figure.add_trace(_outline(edge[column]), row=row + 1, col=column + 1)
+                figure.add_trace(outline(edge[column], cliponaxis=False), row=row + 1, col=column + 1)
         label_axes(figure, picture, row + 1, len(pictures))
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(showgrid=False)
     return figure, height, margin
-
-
-def _outline(mask: np.ndarray) -> go.Scatter:
-    x, y = outline(mask)
-    style = {"color": INK, "width": 1.2}
-    return go.Scatter(x=x, y=y, mode="lines", line=style, hoverinfo="skip", showlegend=False, name="significant")
 
 
 def _lines(look: Look, tables: Sequence[xr.Dataset]) -> go.Figure:

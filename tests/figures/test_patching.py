@@ -8,7 +8,7 @@ import xarray as xr
 from interp.analyses.patching import PatchingResult
 from interp.analyses.readout import METRICS
 from interp.core.errors import BadInput
-from interp.figures.facets import outline
+from interp.figures.outline import outline
 from interp.figures.shrink import BUDGET, size
 from interp.figures.theme import PX_PER_INCH, VENUES
 
@@ -86,20 +86,12 @@ def test_planted_cells_are_outlined_and_nothing_else_is():
     marks = [trace for trace in figure.data if trace.name == "significant"]
     test = result.significant()["significant"].sel(direction="noise").values
     assert test.sum() == 3 and test[3:, 1].all()
-    assert len(marks) == 2 and marks[1].x == tuple(outline(test)[0])
+    assert len(marks) == 2 and marks[1].x == outline(test).x
     assert "p ≤ 0.05, Holm" in notes(figure, "note")[0]
     assert np.allclose(heatmaps(figure)[1].z, result.mean()["mean"].sel(direction="noise").values)
     assert not [trace for trace in result.plot(test="none").data if trace.name == "significant"]
     few = fake(pairs=3).plot()
     assert "too few pairs" in notes(few, "note")[0] and len(few.data) == 2
-
-
-def test_outlines_run_around_cells():
-    x, y = outline(np.array([[True, False], [True, False]]))
-    points = {(a, b) for a, b in zip(x, y, strict=True) if a is not None}
-    assert points == {(-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5), (-0.5, 1.5), (0.5, 1.5)}
-    assert len(x) == 3 * 6  # six edges, none between the two cells
-    assert outline(np.zeros((2, 2))) == ([], [])
 
 
 def test_one_pair_shows_what_each_token_was_changed_to():
