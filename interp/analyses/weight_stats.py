@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from interp.core.lm import LM
 
 LAYERED = ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out")
+MLP = ("W_in", "W_gate", "W_out")
 TABLES = ("W_E", "W_U")
 MEASURES = ("frobenius", "spectral", "stable_rank", "effective_rank")
 
@@ -74,7 +75,7 @@ class WeightResult(Result):
 
 @dataclass(frozen=True)
 class WeightStats(Analysis[WeightResult]):
-    """Norms and ranks of every weight matrix. Needs no data."""
+    """Norms and ranks of every weight matrix. Needs no data. In a mixture of experts the MLP's matrices, one an expert, are left out."""
 
     folded: bool = False
     """Fold the norms' gains into the matrices that read the residual stream, where that is exact."""
@@ -90,7 +91,8 @@ class WeightStats(Analysis[WeightResult]):
     def run(self, lm: "LM", data: Any, store: Any) -> WeightResult:
         """Measure matrix by matrix."""
         spec = lm.spec
-        kinds = [kind for kind in LAYERED if kind != "W_gate" or spec.gated]
+        absent = MLP if spec.experts else () if spec.gated else ("W_gate",)
+        kinds = [kind for kind in LAYERED if kind not in absent]
         values = {name: np.full((len(kinds), spec.n_layers), np.nan) for name in MEASURES}
         null = np.full(len(kinds), np.nan)
         for layer in track(range(spec.n_layers), "weight statistics"):

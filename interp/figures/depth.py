@@ -121,7 +121,8 @@ def _weights(result: Any) -> list[Strip]:
         (share, "Output rank", "share of random", None),
         (data["frobenius"], "Output norm", "Frobenius", None),
     ):
-        pairs = (("W_out", "MLP"), ("W_O", "attention"))
+        both = (("W_out", "MLP"), ("W_O", "attention"))
+        pairs = [(key, name) for key, name in both if key in data["matrix"].values]  # experts have no one W_out
         curves = tuple(Curve(name, layers, values.sel(matrix=key).values, style=PARTS[name]) for key, name in pairs)
         rows.append(Strip(label, unit, curves, top=top))
     return rows

@@ -8,9 +8,10 @@ names and can be read and edited; heads, neurons and weights have none, because 
 
 What is watched in one pass over two random rows: a module list whose layers are each called once, in order, each taking exactly what
 the layer before it gave (the stream); the input embedding; the module between the last layer and the unembedding (the final norm).
-A kind of site is named only where its meaning holds on that pass: `embed` where the stream entering the first layer is the embedding
-plus something that is the same for every token (positions), and not where it is scaled or normalised first (Granite, BLOOM);
-`attn_out` and `mlp_out` where two modules of every layer add up to what the layer adds.
+A kind of site is named only where its meaning holds on that pass: `embed` is what the embedding gives where the stream entering the
+first layer is that plus something that is the same for every token (positions), and that stream itself where it depends on nothing
+but the token (Granite scales its embedding first, BLOOM normalises it); `attn_out` and `mlp_out` are named where two modules of every
+layer add up to what the layer adds.
 
 What is then proven, or the model is refused: no logit depends on a later token; a capture is what a bare forward hook sees; a
 replacement by the same values changes no bit; noise at a site moves the logits just as far as noise put in by bare hooks; a row answers
@@ -78,12 +79,15 @@ def observe(module: nn.Module) -> Family:
     names = {id(part): path for path, part in module.named_modules()}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         ids = _rows(module, "observe")
+        ids[1] = ids[0].roll(1)
         calls, logits = watch(module, ids)
         _refuse_lookahead(module, kind, ids, logits)
     layers, ends = _stream(module, kind, calls)
     taps = {"resid_pre": Tap("", "in"), "resid_post": Tap("", "out")}
     if _adds_positions(calls.get(names[id(embed)], []), ends[0][0]):
         taps["embed"] = Tap(names[id(embed)])
+    elif _sees_tokens_only(ends[0][0]):
+        taps["embed"] = Tap(f"{layers}.0", "in")
     final = _final(names[id(head)], calls, layers, ends[-1][1])
     if final:
         taps["final"] = Tap(final)
@@ -135,18 +139,19 @@ def watch(module: nn.Module, ids: Tensor) -> tuple[dict[str, list[Call]], Tensor
 
 
 def _rows(module: nn.Module, name: str) -> Tensor:
-    """Random ids [row, pos] that are no padding."""
+    """Random ids [row, pos], no id twice in a row, none of them padding."""
     config: Any = module.config
     vocab = module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    ids = torch.randint(min(3, vocab - 1), vocab, (ROWS, WIDTH), generator=generator(0, "unproven family", name))
     padding = getattr(config, "pad_token_id", None)
-    ids[ids == padding] = (padding or 0) - 1 if (padding or 0) > 0 else 1
+    pool = torch.tensor([token for token in range(min(3, vocab - 1), vocab) if token != padding])
+    draw = generator(0, "unproven family", name)
+    ids = torch.stack([pool[torch.randperm(len(pool), generator=draw)[:WIDTH]] for _ in range(ROWS)])
     return ids.to(next(module.parameters()).device)
 
 
 def _refuse_lookahead(module: nn.Module, kind: str, ids: Tensor, logits: Tensor) -> None:
     other = ids.clone()
-    other[:, -1] = ids.flip(0)[:, 0]
+    other[:, -1] = ids[:, 1]
     changed: Tensor = module(input_ids=other, use_cache=False).logits
     if _gap(changed[:, :-1], logits[:, :-1]) > _limit(logits):
         _refuse(kind, "its logits depend on later tokens, so it is no causal language model")
@@ -198,6 +203,11 @@ def _adds_positions(calls: list[Call], entering: Tensor) -> bool:
         return False
     rest = entering.double() - calls[0].given.double()
     return _gap(rest[0], rest[1]) <= _limit(entering)
+
+
+def _sees_tokens_only(entering: Tensor) -> bool:
+    """Whether a token enters the first layer alike at every position; the second row is the first, moved on by one position."""
+    return _gap(entering[1], entering[0].roll(1, 0)) <= _limit(entering)
 
 
 def _final(head: str, calls: dict[str, list[Call]], layers: str, leaving: Tensor) -> str:

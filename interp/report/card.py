@@ -21,6 +21,7 @@ from interp.analyses.tracing import CausalTrace
 from interp.analyses.weight_stats import WeightStats
 from interp.core.analysis import Analysis, Cost
 from interp.core.errors import ArtifactError, BadInput, InterpError
+from interp.core.site import Site
 from interp.data import Corpus, Prompt
 
 from .sections import MAKERS, TRACING_ROWS, Section
@@ -102,7 +103,14 @@ class Report:
             )
         else:
             window = max(1, round(lm.spec.n_layers / 5))
-            jobs["tracing"] = (CausalTrace(window=window, seed=self.seed, answers="first"), self._prompts())
+            kinds: tuple[str, ...] = ("hidden", "mlp", "attn")
+            if not {"mlp_out", "attn_out"} <= {info.site.kind for info in lm.sites()}:
+                kinds = ("hidden",)
+                notes["tracing"] = (
+                    f"MLP and attention are not traced: {lm.spec.family} is an unproven family, without these sites."
+                )
+            trace = CausalTrace(kinds=kinds, window=window, seed=self.seed, answers="first")
+            jobs["tracing"] = (trace, self._prompts())
         brought = {"tracing": self.facts, "loss": self.text, "lens": self.text, "shares": self.text}
         for key, source in brought.items():
             if source is not None:
@@ -118,7 +126,7 @@ class Report:
 
     def preview(self, lm: "LM", store: Any) -> str:
         """What would be written to the store, in one line."""
-        return str(store.preview(lm, self._corpus(lm), list(READ)).describe())
+        return str(store.preview(lm, self._corpus(lm), _readable(lm)).describe())
 
     def run(self, lm: "LM", store: Any = None) -> list[Section]:
         """Every section, in order, with its result, figure options and rows.
@@ -127,7 +135,7 @@ class Report:
         """
         jobs, notes = self.plan(lm)
         if store is not None:
-            store.capture(lm, jobs["loss"][1], list(READ))
+            store.capture(lm, jobs["loss"][1], _readable(lm))
         return [self._section(lm, key, jobs.get(key), notes.get(key), store) for key in TITLES]
 
     def write(
@@ -161,3 +169,9 @@ class Report:
             return self.text
         source: Any = data.neutral_text() if self.text is None else self.text
         return data.corpus(source, lm.tokenizer, n_ctx=lm.spec.n_ctx, limit_tokens=self.max_tokens)
+
+
+def _readable(lm: "LM") -> list[str]:
+    """Those of `READ` that this model has."""
+    have = {info.site.kind for info in lm.sites()}
+    return [name for name in READ if Site.parse(name.replace("*", "0")).kind in have]

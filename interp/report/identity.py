@@ -62,6 +62,8 @@ def tensor_table(lm: "LM") -> "pd.DataFrame":
 
 
 def _architecture(spec: Any) -> str:
+    if not spec.proven:
+        return f"{spec.family}, an unproven family: {spec.n_layers} layers × {spec.d_model}, only the residual stream is named"
     kv = f" over {spec.n_kv_heads} for keys and values" if spec.n_kv_heads != spec.n_heads else ""
     norm = "RMSNorm" if spec.norm == "rms" else "LayerNorm"
     extra = [
@@ -71,10 +73,13 @@ def _architecture(spec: Any) -> str:
         f"logits capped at {spec.logit_softcap:g}" if spec.logit_softcap else "",
     ]
     shape = f"{spec.family}: {spec.n_layers} layers × {spec.d_model}, {spec.n_heads} heads{kv} of {spec.d_head}"
-    return f"{shape}, {extra[0]} of {spec.d_mlp:,}, " + ", ".join(part for part in extra[1:] if part)
+    mlp = f"{spec.experts} experts, each a {extra[0]} of" if spec.experts else f"{extra[0]} of"
+    return f"{shape}, {mlp} {spec.d_mlp:,}, " + ", ".join(part for part in extra[1:] if part)
 
 
 def _positions(spec: Any) -> str:
+    if not spec.proven:
+        return "positions and windows of its own"
     local = [layer for layer, window in enumerate(spec.windows) if window]
     if not local:
         return f"{spec.positions} positions, full attention"

@@ -90,3 +90,13 @@ def test_it_is_saved_and_says_its_cost(tmp_path):
     found = WeightStats()(lm)
     assert open_result(found.save(tmp_path / "weights")).data.identical(found.data)
     assert WeightStats().cost(lm).forwards == 0 and len(found.headline()) == 3 and len(found._repr_html_()) < 30_000
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_a_mixture_of_experts_has_the_matrices_of_its_attention(family):
+    from interp.figures import depth
+    from tests.models.wrapped import lm
+
+    result = WeightStats()(lm(family, "nnsight"), None)
+    assert list(result.data["matrix"].values) == ["W_Q", "W_K", "W_V", "W_O"]
+    assert not bool(result.data["stable_rank"].isnull().any()) and len(depth.strips({"weights": result})) == 2
