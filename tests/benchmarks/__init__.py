@@ -1,6 +1,6 @@
 """Benchmarks: ratios against a named baseline, measured in the same run.
 
-    python -m tests.benchmarks tracing capture [--json]
+    python -m tests.benchmarks tracing capture [--quick] [--json]
 
 A module here has `rows() -> list[Row]`. Candidates are interleaved (a busy machine slows all of them alike), times are process CPU
 time on one thread, and a row gives the median ratio, its spread and the largest difference between the two results. They are not

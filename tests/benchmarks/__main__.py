@@ -1,8 +1,9 @@
-"""`python -m tests.benchmarks NAME... [--json]`."""
+"""`python -m tests.benchmarks NAME... [--quick] [--json]`."""
 
 import argparse
 import dataclasses
 import importlib
+import inspect
 import json
 import os
 import platform
@@ -18,11 +19,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Ratios against a named baseline.")
     parser.add_argument("names", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
+    parser.add_argument("--quick", action="store_true", help="fewer rows, where a benchmark has long ones")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.names:
         before = os.getloadavg()[0]
-        rows = importlib.import_module(f"{__package__}.{name}").rows()
+        function = importlib.import_module(f"{__package__}.{name}").rows
+        shorter = {"quick": True} if options.quick and "quick" in inspect.signature(function).parameters else {}
+        rows = function(**shorter)
         load = f"load {before:.1f} before, {os.getloadavg()[0]:.1f} after, {os.cpu_count()} cores"
         if options.json:
             for row in rows:
