@@ -59,6 +59,18 @@ METHODS = (
         "Activation patching: which component, taken from one prompt of a pair into the other, carries the answer along?",
     ),
     Method(
+        "paths",
+        "interp.analyses.paths:PathPatching",
+        "Path patching: what one head tells another, and whether the answer depends on it.",
+        "Path patching: which heads (or MLPs) tell the logits, or named inputs of other heads, something that the answer depends on?",
+    ),
+    Method(
+        "circuit",
+        "interp.analyses.circuits:CircuitEvaluation",
+        "Circuits: find the heads that do a task, and judge them beside their floors.",
+        "Circuits: which heads do a task, how much of it do they carry, and what do they lack? Finds a circuit unless one is given.",
+    ),
+    Method(
         "direct",
         "interp.analyses.direct:DirectLogit",
         "Direct logit attribution: what each component writes towards the answer.",

@@ -17,7 +17,21 @@ if TYPE_CHECKING:
     from . import export as export
     from .export import save as save
 
-_MODULES = ("depth", "export", "heads", "lens", "loss", "patching", "scenarios", "shares", "theme", "tracing", "weight_stats")
+_MODULES = (
+    "circuits",
+    "depth",
+    "export",
+    "heads",
+    "lens",
+    "loss",
+    "patching",
+    "paths",
+    "scenarios",
+    "shares",
+    "theme",
+    "tracing",
+    "weight_stats",
+)
 
 __all__ = [*_MODULES, "save"]
 

@@ -1,6 +1,6 @@
 """The cases, in the order in which they run."""
 
-from . import attribution, editing, invariants, mechanisms, patching, tracing
+from . import attribution, circuits, editing, invariants, mechanisms, patching, tracing
 from .case import Case
 
 CASES: tuple[Case, ...] = (
@@ -189,5 +189,29 @@ CASES: tuple[Case, ...] = (
         "Is every edge of a linear network worth what corrupting it does?",
         "within 1e-5, input edges sum to the whole",
         attribution.every_edge,
+    ),
+    Case(
+        "paths",
+        "Do the planted heads of an entity tracker tell each other what they do, and no other head?",
+        "-1 for each of the four, 0 for all others",
+        circuits.tracker_paths,
+    ),
+    Case(
+        "circuit",
+        "Is the planted circuit found, faithful, complete and minimal?",
+        "4 heads, faithfulness 1 (empty below 0.5), gap 0, 4 needed",
+        circuits.tracker_circuit,
+    ),
+    Case(
+        "circuit, missing copy",
+        "Is a circuit that leaves out a backup head seen to be incomplete?",
+        "faithfulness 1, gap above 0.5",
+        circuits.missing_copy,
+    ),
+    Case(
+        "circuit, null",
+        "Is a circuit found in random weights?",
+        "0 heads",
+        circuits.no_circuit,
     ),
 )

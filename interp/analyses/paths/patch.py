@@ -1,5 +1,6 @@
 """The method itself: its options, what it refuses, and the loop over batches of pairs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -90,10 +91,13 @@ class PathPatching(Analysis[PathResult]):
 
     def run(self, lm: LM, data: Any, store: Any = None) -> PathResult:
         """Every sender's path effects on every pair."""
+        return self.on(lm, pair_groups(lm, data, bos=self.bos, answers=self.answers, max_rows=self.rows))
+
+    def on(self, lm: LM, groups: Sequence[PairGroup]) -> PathResult:
+        """The same for pairs that are in groups already (`pair_groups`, their indices 0, 1, ...); without a manifest of its own."""
         receivers = parse(self.receivers, self.at)
         resolve(receivers, lm.spec)
         targets, senders = self._targets(receivers), self._senders(lm)
-        groups = pair_groups(lm, data, bos=self.bos, answers=self.answers, max_rows=self.rows)
         parts = [self._group(lm, group, targets, senders) for group in track(groups, "path patching")]
         return assemble(self, lm, groups, targets, senders, parts)
 

@@ -135,6 +135,17 @@ class PathResult(Result):
         """Which paths do something: Holm-corrected p at most `alpha`, bool [receiver, role, layer, head]."""
         return self.p_values(metric, known=known, senders=senders) <= alpha
 
+    def reachable(self, alpha: float = 0.05, *, known: bool = True) -> bool:
+        """Whether any path could be significant at `alpha` with so few pairs: 2 / 2^pairs times the number of tests is the least p."""
+        senders = "heads" if "score" in self.data else "mlps"
+        effects = self.effects(senders=senders).isel(pair=self._keep(known))
+        return bool(2.0 * 0.5 ** effects.sizes["pair"] * self._tests(effects) <= alpha)
+
+    @staticmethod
+    def _tests(effects: xr.DataArray) -> int:
+        """Paths that are not exactly idle."""
+        return int(((effects != 0) & effects.notnull()).any("pair").sum())
+
     def top(self, n: int = 10, *, metric: str = "logit_diff", known: bool = True) -> "pd.DataFrame":
         """The `n` heads with the largest mean effects by magnitude: receiver, role, layer, head, effect, ci_lo, ci_hi, p."""
         table = self.mean(metric, known=known)
@@ -155,13 +166,14 @@ class PathResult(Result):
         at = {str(dim): means[dim].values[index] for dim, index in zip(means.dims, place, strict=True)}
         name = f"{at['layer']}.{at['head']}" if senders == "heads" else f"MLP {at['layer']}"
         p = self.p_values(known=known, senders=senders)
-        tests = int(((self.effects(senders=senders) != 0).any("pair") & p.notnull()).sum())
+        tests = self._tests(self.effects(senders=senders).isel(pair=self._keep(known)))
+        beyond = "" if self.reachable(known=known) else "; out of reach with so few pairs"
         return {
             f"logit difference, clean - corrupted ({who})": total["effect"],
             f"strongest: {name} at {at['role']} to {at['receiver']} ({self.data.attrs['freeze']})": float(
                 means.values[place]
             ),
-            f"paths with p <= 0.05 (Holm, of {tests})": float((p <= 0.05).sum()),
+            f"paths with p <= 0.05 (Holm, of {tests}{beyond})": float((p <= 0.05).sum()),
         }
 
     def thumbnail(self) -> xr.DataArray | None:
@@ -236,9 +248,9 @@ def labels(lm: "LM", groups: "Sequence[PairGroup]") -> dict[str, Any]:
                 "predicted": token(int(group.predicted[row])),
             }  # fmt: skip
     seen: dict[str, int] = {}
-    for row in rows:
-        name = row["pair"]
+    for entry in rows:
+        name = entry["pair"]
         seen[name] = seen.get(name, 0) + 1
-        row["pair"] = name if seen[name] == 1 else f"{name}#{seen[name]}"
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
+        entry["pair"] = name if seen[name] == 1 else f"{name}#{seen[name]}"
+    columns = {name: [entry[name] for entry in rows] for name in rows[0]}
     return {name: values if name == "pair" else ("pair", values) for name, values in columns.items()}
