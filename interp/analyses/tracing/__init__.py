@@ -1,7 +1,7 @@
 """Causal tracing: which hidden states, put back, bring a corrupted fact back?
 
-The question. A model completes "The Space Needle is in the city of" with Seattle. Where, on the way from the subject to the last token,
-does the answer depend on? Three runs: clean; corrupted, with the subject's token embeddings drowned in noise (or zeroed, or swapped for
+The question. A model completes "The Space Needle is in the city of" with Seattle. On which states, from the subject to the last token,
+does the answer depend? Three runs: clean; corrupted, with the subject's token embeddings drowned in noise (or zeroed, or swapped for
 another subject's); and corrupted *with one state restored* from the clean run. What the restoration gives back is that state's indirect
 effect. Noising asks the reverse: the clean run with one state broken.
 
