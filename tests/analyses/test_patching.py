@@ -221,7 +221,7 @@ def agrees(lm, pair, *, per_kind=3, seed=0, **options):
     rng = np.random.default_rng(seed)
     layers = tuple(sorted({0, lm.spec.n_layers - 1, int(rng.integers(lm.spec.n_layers))}))[-2:]
     found = ActivationPatching(kinds=tuple(kinds), over=over, layers=layers, **options)(lm, pair)
-    tokens = token_pairs(lm, pair)[0]
+    tokens = token_pairs(lm, pair, **options)[0]
     clean, corrupted = (torch.tensor([side.ids]) for side in (tokens.clean, tokens.corrupted))
     answer, foil = tokens.clean.answer_id, tokens.clean.foil_id
     moved = 0
@@ -263,12 +263,9 @@ def test_random_cells_of_real_checkpoints_equal_plain_hooks(real_models, name):
     """Grouped queries (8 heads over 4) and GPT-Neo's local attention."""
     from interp.models.load import load
 
-    clean = Prompt.of("Lily and Tom went to the park. Tom gave a", answer=" big", foil=" small")
-    other = Prompt.of("Lily and Tom went to the park. Lily gave a", answer=" small", foil=" big")
-    lm = load(real_models / name)
-    pair = PromptPair(clean, other)
-    if len(tokenize(clean, lm.tokenizer, answers="first")) != len(tokenize(other, lm.tokenizer, answers="first")):
-        pair = PromptPair(clean, Prompt.of(clean.text.replace("park", "cat"), answer=" small", foil=" big"))
+    clean = Prompt.of("Lily and Tim went to the park. Tim gave a", answer=" big", foil=" small")
+    other = Prompt.of("Lily and Tim went to the park. Lily gave a", answer=" small", foil=" big")
+    lm, pair = load(real_models / name), PromptPair(clean, other)
     agrees(lm, pair, per_kind=1, answers="first")
     if name.endswith("llama"):
         with pytest.raises(BadInput, match=r"heads 0 to 3 \(8 query heads share 4 key/value heads"):
