@@ -4,7 +4,7 @@ Most decoders are a list of layers that hand a residual stream from one to the n
 names and can be read and edited; heads, neurons and weights have none, because nobody has checked where they lie.
 
     family = observe(module)              # a Family with a tap for each kind of site that was found
-    prove(lm)                             # the checks below on the loaded model, or UnsupportedArchitecture with what failed
+    family.layers, family.final, list(family.taps)
 
 What is watched in one pass over two random rows: a module list whose layers are each called once, in order, each taking exactly what
 the layer before it gave (the stream); the input embedding; the module between the last layer and the unembedding (the final norm).
@@ -13,10 +13,10 @@ first layer is that plus something that is the same for every token (positions),
 but the token (Granite scales its embedding first, BLOOM normalises it); `attn_out` and `mlp_out` are named where two modules of every
 layer add up to what the layer adds.
 
-What is then proven, or the model is refused: no logit depends on a later token; a capture is what a bare forward hook sees; a
-replacement by the same values changes no bit; noise at a site moves the logits just as far as noise put in by bare hooks; a row answers
-alone as it does in a batch and padded on either side; and the stream after any layer carries everything: put into another
-prompt's pass, it gives its own prompt's logits.
+What is then proven (`prove`, when a model is loaded), or the model is refused: no logit depends on a later token; a capture is what a
+bare forward hook sees; a replacement by the same values changes no bit; noise at a site moves the logits just as far as noise put in by
+bare hooks; a row answers alone as it does in a batch and padded on either side; and the stream after a layer carries everything: put
+into another prompt's pass, it gives its own prompt's logits.
 
 When this misleads: a check on random rows is no proof for all inputs; a family that matters to you deserves an entry in
 `interp.models.families` and the parity tests.

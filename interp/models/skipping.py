@@ -4,7 +4,10 @@ Calling a layer by itself takes the arguments that the model would have given it
 architecture these may depend on anything. So the model itself is called, and the layers before the first that a cell changes
 give back what they gave in the recorded run. What is called thereby is all that follows, with the model's own arguments.
 
-    with begun_late(plain, base, cell, level) as edits:
+    from interp.core.run import Tape
+
+    base, cell = plain.record(batch), [scale("blocks.2.hook_resid_pre", 0.5)]
+    with begun_late(plain, base, cell, "layer skip") as edits:
         logits = plain.forward(Tape(base.batch, (), edits))       # equal to a full pass under base.edits + cell
 """
 
