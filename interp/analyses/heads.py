@@ -25,7 +25,8 @@ When it misleads
   looks like induction, and one fixed period can be learned as a position trick. That is why ratio, gap and scores stand together.
 - `copying` is about the direct path from a token's embedding. Heads of later layers read what earlier layers made of it: the two
   induction heads of `atlas`, without which it does not copy, score 0.3 and -0.1.
-- Sinks absorb attention: rank heads by `induction_awake` as well.
+- Sinks absorb attention: rank heads by `induction_awake` as well. Where heads have a learned sink besides the tokens (GPT-OSS), its
+  share is left out of `induction_awake` and counted in `entropy`; `sink` is the first token's, as everywhere.
 - Rotary models prefer near keys on any text; a non-trivial `previous` score is not yet a previous-token head.
 
     import interp
@@ -207,7 +208,10 @@ def _score(lm: "LM", batch: Batch, period: int, start: int) -> dict[str, np.ndar
             losses = _losses(run.logits, batch.tokens, period, start)
         for layer in layers:
             score[:, :, layer] = _reduce(
-                run[Site("pattern", layer)], queries.to(run[Site("pattern", layer)].device), period
+                run[Site("pattern", layer)],
+                queries.to(run[Site("pattern", layer)].device),
+                period,
+                learned=lm.spec.sinks,
             )
     uniform = float((1.0 / (queries + 1)).mean())
     awake = float((1.0 / queries).mean())
@@ -215,13 +219,13 @@ def _score(lm: "LM", batch: Batch, period: int, start: int) -> dict[str, np.ndar
     return {
         "score": score,
         "chance": np.tile(chance, (rows, 1)),
-        "entropy_max": np.full(rows, float((queries + 1).double().log().mean())),
+        "entropy_max": np.full(rows, float((queries + 1 + spec.sinks).double().log().mean())),
         **losses,
     }
 
 
-def _reduce(pattern: Tensor, queries: Tensor, period: int) -> np.ndarray:
-    """The six scores of patterns [row, head, query, key]: [row, metric, head]."""
+def _reduce(pattern: Tensor, queries: Tensor, period: int, *, learned: bool = False) -> np.ndarray:
+    """The six scores of patterns [row, head, query, key]: [row, metric, head]; `learned` says that rows lack a learned sink's share."""
     a = pattern[:, :, queries].float()  # [row, head, query, key]
 
     def at(keys: Tensor) -> Tensor:
@@ -229,7 +233,9 @@ def _reduce(pattern: Tensor, queries: Tensor, period: int) -> np.ndarray:
 
     induction, sink = at(queries - period + 1), a[..., 0]
     entropy = -torch.special.xlogy(a, a).sum(dim=-1)
-    awake = induction / (1 - sink).clamp(min=1e-6)
+    outside = (1 - a.sum(dim=-1)).clamp(min=0) if learned else torch.zeros_like(sink)
+    entropy = entropy - torch.special.xlogy(outside, outside)
+    awake = induction / (1 - sink - outside).clamp(min=1e-6)
     parts = [induction, at(queries - 1), at(queries - period), sink, awake, entropy]  # the order of SCORES
     return torch.stack([part.mean(dim=-1) for part in parts], dim=1).cpu().numpy()
 

@@ -92,7 +92,7 @@ def test_cutting_the_previous_token_head_takes_the_ability_away(lm, scored):
         assert hurts or torch.allclose(cut, whole, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "llama", "gemma2"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "llama", "gemma2", "gpt_oss"])
 def test_scores_equal_those_of_plain_transformers(family):
     model = tiny(family, attention="eager")
     lm = wrap(model, words(), family)
@@ -110,7 +110,9 @@ def test_scores_equal_those_of_plain_transformers(family):
             each["duplicate"].append(row[..., t - 9])
             each["sink"].append(row[..., 0])
             each["induction_awake"].append(row[..., t - 8] / row[..., 1:].sum(-1))
-            each["entropy"].append(torch.distributions.Categorical(probs=row).entropy())
+            besides = (1 - row.sum(-1, keepdim=True)).clamp(min=0)  # the learned sink of GPT-OSS
+            everything = torch.cat([row, besides], dim=-1) if family == "gpt_oss" else row
+            each["entropy"].append(torch.distributions.Categorical(probs=everything).entropy())
         for name, values in each.items():
             got = found.data["score"].sel(metric=name, layer=layer).values
             assert np.abs(got - torch.stack(values).mean(0).numpy()).max() < 2e-5, (name, layer)
@@ -249,3 +251,17 @@ def test_copying_takes_the_norms_of_a_family_as_they_are(model_type):
         )
         eigen = torch.linalg.eigvals(path - path.mean(dim=1, keepdim=True))
         assert found[layer, head] == pytest.approx(float(eigen.real.sum() / eigen.abs().sum()), abs=1e-6)
+
+
+def test_a_learned_sink_takes_nothing_from_the_awake_score():
+    module = tiny("gpt_oss", layer_types=["full_attention"] * 4)
+    lm = wrap(module, words(), "sinks")
+    probe = repeated_tokens(lm.tokenizer, n_sequences=3, periods=(9,), n_ctx=64, vocab=lm.spec.vocab, bos=True)
+    name = "model.layers.0.self_attn.sinks"
+    both = [HeadScores()(lm, probe).data]
+    with lm.edit_weights({name: torch.full((4,), -1e4)}):
+        both.append(HeadScores()(lm, probe).data)
+    taken, whole = (data["score"].sel(layer=0) for data in both)
+    assert float((whole.sel(metric="induction") - taken.sel(metric="induction")).max()) > 1e-3
+    np.testing.assert_allclose(taken.sel(metric="induction_awake"), whole.sel(metric="induction_awake"), atol=1e-5)
+    assert float(both[0]["score"].sel(metric="entropy").max()) <= float(both[0]["entropy_max"].max())
