@@ -1,0 +1,137 @@
+"""The regressions of edit scores on layer and tracing effect, with the gain that chance alone would give.
+
+    (a) score ~ layer as a factor        (b) score ~ effect        (c) score ~ factor(layer) x effect
+
+    Diff = R2(c) - R2(a)      null gain = (1 - R2(a)) K / (n - K)       F = (Diff / K) / ((1 - R2(c)) / (n - 2 K))
+
+for K layers and n rows. (Hase et al. 2023, arXiv 2301.04213, section 5; null gain: mean R2 gained by K irrelevant slopes.)
+
+    import numpy as np
+    rng = np.random.default_rng(0)
+    layer_score = np.linspace(0, 1, 6) + 0.1 * rng.normal(size=(40, 6))
+    found = regress(layer_score, rng.normal(size=(40, 6)), permutations=200, resamples=200)
+    found.layer, found.diff, found.null, found.p
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from interp.core.errors import BadInput
+from interp.core.seed import numpy_generator
+
+
+@dataclass(frozen=True)
+class Regression:
+    """What layer and tracing explain of a score."""
+
+    null: float
+    """R2 that irrelevant effects would add, by the formula."""
+    null_ratio: float
+    """Mean Diff over effects shuffled within layers, divided by `null`; near 1 where the formula holds."""
+    layer: float
+    """R2 of the layer alone."""
+    tracing: float
+    """R2 of the effect alone."""
+    both: float
+    """R2 of layer, effect and their interaction."""
+    diff: float
+    """R2(both) - R2(layer)."""
+    diff_low: float
+    """Interval of Diff less its null gain over resampled facts, lower end (95 %)."""
+    diff_high: float
+    f: float
+    """F of (both) against (layer), rows taken as independent."""
+    p: float
+    """Of that F."""
+    p_facts: float
+    """Share of permutations of whole facts' effects that gain as much: what to believe where rows of a fact depend on each other."""
+    n_facts: int
+    n_rows: int
+
+
+def regress(
+    scores: np.ndarray, effects: np.ndarray, *, permutations: int = 1000, resamples: int = 1000, seed: int = 0
+) -> Regression:
+    """Fit the three regressions to scores [fact, layer] and effects [fact, layer]; facts with a NaN anywhere are left out.
+
+    Raises `BadInput` for fewer than 4 complete facts, fewer than 2 layers, or scores that are all alike.
+    """
+    scores, effects = (np.asarray(values, dtype=np.float64) for values in (scores, effects))
+    if scores.shape != effects.shape or scores.ndim != 2:
+        raise BadInput(
+            f"scores and effects must be two arrays [fact, layer] of one shape; not {scores.shape} and {effects.shape}."
+        )
+    whole = np.isfinite(scores).all(axis=1) & np.isfinite(effects).all(axis=1)
+    y, x = scores[whole], effects[whole]
+    facts, layers = y.shape
+    if facts < 4 or layers < 2:
+        raise BadInput(
+            f"a regression needs at least 4 facts with every score and effect, and 2 layers; there are {facts} facts and {layers} layers."
+        )
+    if np.ptp(y) == 0:
+        raise BadInput(f"all scores are {y.flat[0]:g}: there is nothing to explain.")
+    n = y.size
+    layer, both = _layer(y), _both(y, x)
+    null = null_gain(layer, n, layers)
+    rng = numpy_generator(seed, "tracing against editing")
+    within = [_both(y, rng.permuted(x, axis=0)) - layer for _ in range(min(permutations, 200))]
+    permuted = np.array([_both(y, x[rng.permutation(facts)]) - layer for _ in range(permutations)])
+    drawn = [_gain(y, x, draw) for draw in rng.choice(facts, size=(resamples, facts))]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    f, p = _f_test(layer, both, n, layers)
+    diff = both - layer
+    share = (1 + (permuted >= diff - 1e-12).sum()) / (1 + permutations)
+    return Regression(
+        null, float(np.mean(within) / null) if null > 0 else float("nan"), layer, _slope(y, x), both, diff,
+        float(low), float(high), f, p, float(share), facts, n,
+    )  # fmt: skip
+
+
+def null_gain(r2_layer: float, rows: int, layers: int) -> float:
+    """R2 that `layers` irrelevant slopes add on average."""
+    return (1 - r2_layer) * layers / (rows - layers)
+
+
+def _gain(y: np.ndarray, x: np.ndarray, facts: np.ndarray) -> float:
+    """Diff less its null gain for a resample of facts; resampled rows repeat, so the null counts distinct facts."""
+    y, x = y[facts], x[facts]
+    if np.ptp(y) == 0:
+        return 0.0
+    layer = _layer(y)
+    rows = len(np.unique(facts)) * y.shape[1]
+    return _both(y, x) - layer - (null_gain(layer, rows, y.shape[1]) if rows > y.shape[1] else 0.0)
+
+
+def _total(y: np.ndarray) -> float:
+    return float(((y - y.mean()) ** 2).sum())
+
+
+def _layer(y: np.ndarray) -> float:
+    """R2 of a mean for each layer."""
+    return 1 - float(((y - y.mean(axis=0)) ** 2).sum()) / _total(y)
+
+
+def _both(y: np.ndarray, x: np.ndarray) -> float:
+    """R2 of an intercept and a slope for each layer: the interaction model splits into one line a layer."""
+    dy, dx = y - y.mean(axis=0), x - x.mean(axis=0)
+    spread = (dx**2).sum(axis=0)
+    explained = np.divide((dx * dy).sum(axis=0) ** 2, spread, out=np.zeros_like(spread), where=spread > 1e-24)
+    return 1 - float((dy**2).sum() - explained.sum()) / _total(y)
+
+
+def _slope(y: np.ndarray, x: np.ndarray) -> float:
+    """R2 of one line through all rows."""
+    dy, dx = y - y.mean(), x - x.mean()
+    spread = float((dx**2).sum())
+    return float((dx * dy).sum() ** 2 / spread / _total(y)) if spread > 1e-24 else 0.0
+
+
+def _f_test(layer: float, both: float, n: int, layers: int) -> tuple[float, float]:
+    from scipy.stats import f as distribution
+
+    rest = n - 2 * layers
+    if rest < 1 or both >= 1:
+        return float("nan"), float("nan")
+    value = ((both - layer) / layers) / ((1 - both) / rest)
+    return float(value), float(distribution.sf(value, layers, rest))
