@@ -110,13 +110,9 @@ def sign_flip_test(
         np.add.at(total, members, np.where(np.isfinite(flat), flat, 0.0))
         np.logical_or.at(present, members, np.isfinite(flat))
         flat = np.where(present, total, np.nan)  # flipping a cluster flips its sum
-    examples = len(flat)
-    exact = 2**examples <= n if examples < 60 else False
-    if exact:
-        signs = np.array(list(itertools.product((1.0, -1.0), repeat=examples)))
-    else:
-        signs = numpy_generator(seed, name).integers(0, 2, size=(n, examples)) * 2.0 - 1.0  # [resample, example]
-    return restore(_p_values(flat, np.where(np.isfinite(flat), flat, 0.0), signs, alternative, exact))
+    exact = 2 ** min(len(flat), 60) <= n
+    signs = _signs(len(flat), n, exact, numpy_generator(seed, name))
+    return restore(_p_values(flat, signs, alternative, exact))
 
 
 def permutation_test(
@@ -266,13 +262,38 @@ def _limits(resampled: np.ndarray, known: np.ndarray, level: float) -> tuple[np.
     return limits[0], limits[1]
 
 
-def _p_values(flat: np.ndarray, x: np.ndarray, signs: np.ndarray, alternative: Alternative, exact: bool) -> np.ndarray:
-    p = np.full(x.shape[1], np.nan)
-    for cells in _blocks(x.shape[1], len(signs)):
-        p[cells] = _share(
-            signs @ x[:, cells], x[:, cells].sum(axis=0), np.abs(x[:, cells]).sum(axis=0), alternative, exact
-        )
-    return np.where(np.isfinite(flat).any(axis=0), p, np.nan)
+def _signs(examples: int, n: int, exact: bool, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Blocks [resample, example] of signs: all there are, or `n` random ones."""
+    if exact:
+        yield np.array(list(itertools.product((1.0, -1.0), repeat=examples)))
+        return
+    step = max(1, 4 * BLOCK // examples)
+    for start in range(0, n, step):
+        yield rng.integers(0, 2, size=(min(step, n - start), examples)) * 2.0 - 1.0
+
+
+def _p_values(flat: np.ndarray, signs: Iterator[np.ndarray], alternative: Alternative, exact: bool) -> np.ndarray:
+    known = np.isfinite(flat)
+    x = np.where(known, flat, 0.0)
+    observed, size = x.sum(axis=0), np.abs(x).sum(axis=0)
+    hits, resamples = np.zeros(x.shape[1]), 0
+    for block in signs:
+        for cells in _blocks(x.shape[1], len(block)):
+            hits[cells] += _extreme(block @ x[:, cells], observed[cells], size[cells], alternative)
+        resamples += len(block)
+    extra = 0 if exact else 1
+    return np.where(known.any(axis=0), (hits + extra) / (resamples + extra), np.nan)
+
+
+def _extreme(null: np.ndarray, observed: np.ndarray, size: np.ndarray, alternative: Alternative) -> np.ndarray:
+    """How many resamples [resample, cell] are at least as extreme as what was observed [cell], rounding forgiven."""
+    slack = 1e-12 * size
+    if alternative == "two-sided":
+        hits = np.abs(null) >= np.abs(observed) - slack
+    else:
+        sign = 1.0 if alternative == "greater" else -1.0
+        hits = sign * null >= sign * observed - slack
+    return np.asarray(hits.sum(axis=0))
 
 
 def _difference(member: np.ndarray, x: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -285,17 +306,12 @@ def _difference(member: np.ndarray, x: np.ndarray, known: np.ndarray) -> np.ndar
 def _share(
     null: np.ndarray, observed: np.ndarray, size: np.ndarray, alternative: Alternative, exact: bool
 ) -> np.ndarray:
-    """Share of resamples [resample, cell] at least as extreme as what was observed [cell], rounding forgiven."""
-    slack = 1e-12 * size
-    if alternative == "two-sided":
-        hits = np.abs(null) >= np.abs(observed) - slack
-    else:
-        sign = 1.0 if alternative == "greater" else -1.0
-        hits = sign * null >= sign * observed - slack
+    """Share of resamples [resample, cell] at least as extreme as what was observed [cell]."""
+    hits = _extreme(null, observed, size, alternative)
     usable = np.isfinite(null).sum(axis=0)
     extra = 0 if exact else 1
     with np.errstate(invalid="ignore"):
-        p = (hits.sum(axis=0) + extra) / (usable + extra)
+        p = (hits + extra) / (usable + extra)
     return np.where(np.isfinite(observed), p, np.nan)
 
 

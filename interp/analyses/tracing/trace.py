@@ -18,7 +18,7 @@ from interp.core.unfinished import Unfinished
 from .assemble import assemble, pack, unpack
 from .cells import KINDS, work
 from .control import CONTROLLED, Bank, bank_of
-from .corrupt import CORRUPTIONS, DRAWN, Corruption, corruption_of
+from .corrupt import CORRUPTIONS, DRAWN, Corruption, corruption_of, donors_of
 from .jobs import Job, batches, jobs_of
 from .result import DIRECTIONS, TraceResult
 from .sweep import Sweep, Trace
@@ -100,7 +100,9 @@ class CausalTrace(Analysis[TraceResult]):
 
     def check(self, lm: LM, data: Any) -> None:
         """Refuse prompts that cannot be traced (`BadInput`, `SpanError`, `RaggedPair`) before anything is computed."""
-        jobs_of(self, lm, data)
+        jobs = jobs_of(self, lm, data)
+        if self.corruption == "resample":
+            donors_of(jobs)
 
     def run(self, lm: LM, data: Any, store: Any = None) -> TraceResult:
         """Trace every prompt, batch by batch; finished batches are kept where `resume_from` says so."""
