@@ -6,7 +6,7 @@ import torch
 
 import interp
 import tests.oracle as oracle
-from interp.analyses.circuits import Circuit, CircuitDiscovery, CircuitEvaluation, CircuitResult, DiscoveryResult
+from interp.analyses.circuits import PLANS, Circuit, CircuitDiscovery, CircuitEvaluation, CircuitResult, DiscoveryResult
 from interp.analyses.circuits.bench import MEASURES, Bench, measure, sites_of
 from interp.analyses.circuits.means import FEWEST, Means
 from interp.analyses.circuits.measures import correct, pairs_of, random_circuits, removal, worth_of
@@ -135,8 +135,8 @@ def test_a_position_before_the_change_is_said_to_hold_nothing(lm):
 
 
 def test_discovery_and_evaluation_use_different_pairs(lm, made, tmp_path):
-    whole = CircuitEvaluation(plan=PLAN, draws=2, random=2)(lm, made.answers["pairs"][:20])
-    assert whole.data.sizes["prompt"] == 10 == whole.data.sizes["found"] and whole.data.attrs["discovered"]
+    whole = CircuitEvaluation(plan=PLAN, draws=1, random=1, minimal=False)(lm, made.answers["pairs"][:18])
+    assert whole.data.sizes["prompt"] == 9 == whole.data.sizes["found"] and whole.data.attrs["discovered"]
     assert len(whole.circuit) == 4 and len(whole.edges()) == 4
     whole.save(tmp_path / "c")
     again = interp.open(tmp_path / "c")
@@ -161,8 +161,16 @@ def atlas():
 
 
 @pytest.fixture(scope="module")
-def ioi():
-    return reference.task("atlas", "ioi", n=10)
+def ioi(atlas):
+    return of_one_length(atlas, 10)
+
+
+def of_one_length(lm, n):
+    """Pairs of the most common length: one batch."""
+    task = reference.task("atlas", "ioi", n=6 * n)
+    length = [len(lm.tokenizer.encode(pair.clean.text).ids) for pair in task]
+    most = max(set(length), key=length.count)
+    return [pair for pair, size in zip(task, length, strict=True) if size == most][:n]
 
 
 def bench_of(lm, data, circuit, **options):
@@ -276,8 +284,9 @@ def test_flat_logits_answer_nothing():
 
 
 def test_a_circuit_of_atlas_is_confirmed_by_ablation(atlas):
-    task = reference.task("atlas", "ioi", n=30)
-    judged = CircuitEvaluation(accuracy="choice", draws=4, random=4, minimal=False)(atlas, task)
+    task = of_one_length(atlas, 24)
+    config = CircuitEvaluation(plan=PLANS["ioi"], accuracy="choice", draws=1, random=3, minimal=False)
+    judged = config(atlas, task)
     f = judged.faithfulness("logit_diff")
     assert f["value"] > 0.7 > f["random"] and f["value"] > f["random_max"]
     circuit = judged.circuit
@@ -297,11 +306,11 @@ def test_tinytalk_does_it_end_to_end(real_models):
 
     chat = interp.load(str(real_models / "tinytalk-chat"))
     forms = {"ioi": ("When {a} and {b} were at the {place}, {s} gave the {object} to",)}
-    task = tasks.named("ioi", chat.tokenizer, n=6, lexicon=tasks.Lexicon(templates=forms))
-    plan = ("movers@last>logits", "inhibition@last>q:movers")
-    config = CircuitEvaluation(plan=plan, select="top", top=(3, 1), accuracy="choice", draws=1, random=1, minimal=False)
+    task = tasks.named("ioi", chat.tokenizer, n=4, lexicon=tasks.Lexicon(templates=forms))
+    plan = ("movers@last>logits",)
+    config = CircuitEvaluation(plan=plan, select="top", top=(3,), accuracy="choice", draws=1, random=1, minimal=False)
     judged = config(chat, task)
-    assert len(judged.circuit) == 4 and judged.data.sizes["prompt"] == 3
+    assert len(judged.circuit) == 3 and judged.data.sizes["prompt"] == 2
     assert np.isfinite(judged.data["score"]).all() and len(judged.headline()) >= 3
 
 
