@@ -93,7 +93,8 @@ def observe(module: nn.Module) -> Family:
         taps["final"] = Tap(final)
     if pair := _components(module, layers, calls, ends):
         taps |= {"attn_out": Tap(pair[0]), "mlp_out": Tap(pair[1])}
-    takes = frozenset(inspect.signature(module.forward).parameters)
+    # logits of all positions in every pass, so that what changes nothing changes no bit of them
+    takes = frozenset(inspect.signature(module.forward).parameters) - {"logits_to_keep"}
     return Family(
         kind, layers, "", names[id(embed)], final, taps, head=names[id(head)], norm=_norm(module, final), gated=False,
         proven=False, level="layer skip", takes=takes,

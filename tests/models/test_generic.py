@@ -136,6 +136,16 @@ def test_partial_recomputation_begins_at_layer_skip_and_is_exact(kind: str) -> N
     assert plain.resume_level == "layer skip"
 
 
+@every
+def test_what_changes_nothing_moves_no_bit(kind: str) -> None:
+    plain = lm(kind).plain
+    base = plain.record(tokens(2, 9), capture=[info.site for info in lm(kind).sites()])
+    cells = [[replace(info.site, base.run)] for info in lm(kind).sites()]
+    cells += [[], [scale("blocks.2.hook_resid_post", 0.0, at=At.index(3))]]  # what nobody reads
+    got = plain.resume(base, cells, positions=[-1, 5])
+    assert all(torch.equal(logits, base.run.logits[:, [-1, 5]]) for logits in got)
+
+
 def test_only_the_layers_behind_a_change_are_run() -> None:
     plain, ran = PlainModel(other("bloom")), []
     base = plain.record(tokens(2, 9))
