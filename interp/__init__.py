@@ -42,6 +42,8 @@ _PUBLIC = {
     "EdgeAttribution": "interp.analyses.attribution:EdgeAttribution",
     "CircuitDiscovery": "interp.analyses.circuits:CircuitDiscovery",
     "CircuitEvaluation": "interp.analyses.circuits:CircuitEvaluation",
+    "EditSweep": "interp.analyses.localization:EditSweep",
+    "EditSequence": "interp.analyses.localization:EditSequence",
     "LogitLens": "interp.analyses.lens:LogitLens",
     "HeadScores": "interp.analyses.heads:HeadScores",
     "LossByPosition": "interp.analyses.loss:LossByPosition",
@@ -70,6 +72,8 @@ if TYPE_CHECKING:
     from interp.analyses.direct import DirectLogit as DirectLogit
     from interp.analyses.heads import HeadScores as HeadScores
     from interp.analyses.lens import LogitLens as LogitLens
+    from interp.analyses.localization import EditSequence as EditSequence
+    from interp.analyses.localization import EditSweep as EditSweep
     from interp.analyses.loss import LossByPosition as LossByPosition
     from interp.analyses.masking import ComponentMask as ComponentMask
     from interp.analyses.patching import ActivationPatching as ActivationPatching

@@ -107,6 +107,18 @@ METHODS = (
         "Edge attribution: which connections make the circuit, and how much of the task it does.",
         "Edge attribution (EAP, EAP-IG): which connections between heads and MLPs carry the answer, and what does their circuit do?",
     ),
+    Method(
+        "edit-sweep",
+        "interp.analyses.localization:EditSweep",
+        "Editing against tracing: does localization inform editing?",
+        "Editing against tracing: every fact edited in every layer, and what tracing says about it beyond the layer's number.",
+    ),
+    Method(
+        "edit-sequence",
+        "interp.analyses.localization:EditSequence",
+        "Sequential edits: norm growth, drift, forgetting and locality, edit after edit.",
+        "Sequential edits: what becomes of weights, activations, earlier edits and other facts when a model is edited again and again?",
+    ),
 )
 
 Pairs = Annotated[Path | None, typer.Option(help="Pairs: JSONL with clean, corrupted, answer and foil.")]
@@ -210,7 +222,9 @@ class Source:
         if len(given) > 1:
             raise BadInput(f"give one of --{' and --'.join(given)}, not {len(given)}.")
         if takes != "desiderata" and self.task is not None and "/" in self.task:
-            raise BadInput(f"--task {self.task!r} names a variable of a task, and this takes pairs. Leave it out after the slash.")
+            raise BadInput(
+                f"--task {self.task!r} names a variable of a task, and this takes pairs. Leave it out after the slash."
+            )
         if takes == "facts" and given and given[0] != "facts":
             raise BadInput(f"--{given[0]} gives pairs; this needs prompts with a subject. Give --facts FILE.")
 

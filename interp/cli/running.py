@@ -89,10 +89,12 @@ def finish(
 
 
 def show(result: "Result") -> None:
-    """Print what a result is, its numbers and where they come from."""
+    """Print what a result is, its numbers, its table where it has one, and where they come from."""
     typer.echo(repr(result))
     for name, value in result.headline().items():
         typer.echo(f"  {name}: {value:.4g}")
+    for line in result.report_lines():
+        typer.echo(f"  {line}")
     typer.echo(f"  {result.manifest.line}")
 
 

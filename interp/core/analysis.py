@@ -96,6 +96,10 @@ class Result:
         """The three numbers that a reader asks for first."""
         return {}
 
+    def report_lines(self) -> tuple[str, ...]:
+        """What the command line prints below the headline: the table that a method is run for. The base has none."""
+        return ()
+
     def thumbnail(self) -> xr.DataArray | None:
         """What to draw small: the main variable, averaged down to its last two axes. None for nothing."""
         values = self._variable()
@@ -247,7 +251,7 @@ class Comparison(Analysis[R]):
         return Cost(note="unknown")
 
 
-IRREGULAR = {"pos": "positions", "matrix": "matrices"}
+IRREGULAR = {"pos": "positions", "matrix": "matrices", "edits": "checkpoints"}
 
 
 def _count(size: int, dim: str) -> str:

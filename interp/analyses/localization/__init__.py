@@ -31,6 +31,16 @@ When it misleads
 
 from .regression import Regression, null_gain, regress
 from .result import EditSweepResult
+from .sequence import EditSequence
+from .sequence_result import EditSequenceResult
 from .sweep import EditSweep
 
-__all__ = ["EditSweep", "EditSweepResult", "Regression", "null_gain", "regress"]
+__all__ = [
+    "EditSequence",
+    "EditSequenceResult",
+    "EditSweep",
+    "EditSweepResult",
+    "Regression",
+    "null_gain",
+    "regress",
+]

@@ -4,7 +4,11 @@
 
     Diff = R2(c) - R2(a)      null gain = (1 - R2(a)) K / (n - K)       F = (Diff / K) / ((1 - R2(c)) / (n - 2 K))
 
-for K layers and n rows. (Hase et al. 2023, arXiv 2301.04213, section 5; null gain: mean R2 gained by K irrelevant slopes.)
+for K layers and n rows; layers in which all effects are alike have no slope and are not counted among the slopes. (Hase et al. 2023, arXiv
+2301.04213, section 5; null gain: mean R2 gained by K irrelevant slopes.)
+
+The interval of Diff less its null draws whole facts. A draw repeats facts, so slopes gain by chance what they would with fewer rows: with
+weights w the null gain of a draw is that of (sum w)^2 / sum w^2 facts, about half of them.
 
     import numpy as np
     rng = np.random.default_rng(0)
@@ -37,9 +41,11 @@ class Regression:
     """R2 of layer, effect and their interaction."""
     diff: float
     """R2(both) - R2(layer)."""
-    diff_low: float
-    """Interval of Diff less its null gain over resampled facts, lower end (95 %)."""
-    diff_high: float
+    gain: float
+    """Diff less its null gain: what tracing adds beyond chance; may be negative."""
+    gain_low: float
+    """Interval of `gain` over resampled facts, lower end (95 %)."""
+    gain_high: float
     f: float
     """F of (both) against (layer), rows taken as independent."""
     p: float
@@ -73,34 +79,41 @@ def regress(
         raise BadInput(f"all scores are {y.flat[0]:g}: there is nothing to explain.")
     n = y.size
     layer, both = _layer(y), _both(y, x)
-    null = null_gain(layer, n, layers)
+    slopes = int(_sloped(x).sum())
+    null = null_gain(layer, n, layers, slopes)
     rng = numpy_generator(seed, "tracing against editing")
     within = [_both(y, rng.permuted(x, axis=0)) - layer for _ in range(min(permutations, 200))]
     permuted = np.array([_both(y, x[rng.permutation(facts)]) - layer for _ in range(permutations)])
     drawn = [_gain(y, x, draw) for draw in rng.choice(facts, size=(resamples, facts))]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    f, p = _f_test(layer, both, n, layers)
+    f, p = _f_test(layer, both, n, layers, slopes)
     diff = both - layer
     share = (1 + (permuted >= diff - 1e-12).sum()) / (1 + permutations)
     return Regression(
         null, float(np.mean(within) / null) if null > 0 else float("nan"), layer, _slope(y, x), both, diff,
-        float(low), float(high), f, p, float(share), facts, n,
+        diff - null, float(low), float(high), f, p, float(share), facts, n,
     )  # fmt: skip
 
 
-def null_gain(r2_layer: float, rows: int, layers: int) -> float:
-    """R2 that `layers` irrelevant slopes add on average."""
-    return (1 - r2_layer) * layers / (rows - layers)
+def null_gain(r2_layer: float, rows: float, layers: int, slopes: int | None = None) -> float:
+    """R2 that irrelevant slopes (one a layer, or fewer) add on average to `layers` means over `rows` independent rows."""
+    return (1 - r2_layer) * (layers if slopes is None else slopes) / (rows - layers)
 
 
 def _gain(y: np.ndarray, x: np.ndarray, facts: np.ndarray) -> float:
-    """Diff less its null gain for a resample of facts; resampled rows repeat, so the null counts distinct facts."""
+    """Diff less its null gain for a resample of facts."""
+    layers, weights = y.shape[1], np.bincount(facts, minlength=len(y))
     y, x = y[facts], x[facts]
-    if np.ptp(y) == 0:
+    worth = len(facts) ** 2 / float((weights**2).sum())  # distinct facts that would tell as much
+    if np.ptp(y) == 0 or worth <= 1.5:
         return 0.0
     layer = _layer(y)
-    rows = len(np.unique(facts)) * y.shape[1]
-    return _both(y, x) - layer - (null_gain(layer, rows, y.shape[1]) if rows > y.shape[1] else 0.0)
+    return _both(y, x) - layer - null_gain(layer, worth * layers, layers, int(_sloped(x).sum()))
+
+
+def _sloped(x: np.ndarray) -> np.ndarray:
+    """Layers whose effects differ between facts, bool [layer]."""
+    return np.ptp(x, axis=0) > 1e-12
 
 
 def _total(y: np.ndarray) -> float:
@@ -116,22 +129,23 @@ def _both(y: np.ndarray, x: np.ndarray) -> float:
     """R2 of an intercept and a slope for each layer: the interaction model splits into one line a layer."""
     dy, dx = y - y.mean(axis=0), x - x.mean(axis=0)
     spread = (dx**2).sum(axis=0)
-    explained = np.divide((dx * dy).sum(axis=0) ** 2, spread, out=np.zeros_like(spread), where=spread > 1e-24)
+    explained = np.divide((dx * dy).sum(axis=0) ** 2, spread, out=np.zeros_like(spread), where=_sloped(x))
     return 1 - float((dy**2).sum() - explained.sum()) / _total(y)
 
 
 def _slope(y: np.ndarray, x: np.ndarray) -> float:
     """R2 of one line through all rows."""
+    if np.ptp(x) <= 1e-12:
+        return 0.0
     dy, dx = y - y.mean(), x - x.mean()
-    spread = float((dx**2).sum())
-    return float((dx * dy).sum() ** 2 / spread / _total(y)) if spread > 1e-24 else 0.0
+    return float((dx * dy).sum() ** 2 / (dx**2).sum() / _total(y))
 
 
-def _f_test(layer: float, both: float, n: int, layers: int) -> tuple[float, float]:
+def _f_test(layer: float, both: float, n: int, layers: int, slopes: int) -> tuple[float, float]:
     from scipy.stats import f as distribution
 
-    rest = n - 2 * layers
-    if rest < 1 or both >= 1:
+    rest = n - layers - slopes
+    if rest < 1 or both >= 1 or not slopes:
         return float("nan"), float("nan")
-    value = ((both - layer) / layers) / ((1 - both) / rest)
-    return float(value), float(distribution.sf(value, layers, rest))
+    value = ((both - layer) / slopes) / ((1 - both) / rest)
+    return float(value), float(distribution.sf(value, slopes, rest))

@@ -102,7 +102,8 @@ class EditSweepResult(Result):
                         )
                         row |= {
                             "null": found.null, "null ratio": found.null_ratio, "layer": found.layer, "tracing": found.tracing,
-                            "both": found.both, "diff": found.diff, "gain low": found.diff_low, "gain high": found.diff_high,
+                            "both": found.both, "diff": found.diff, "gain": found.gain, "gain low": found.gain_low,
+                            "gain high": found.gain_high,
                             "F": found.f, "p": found.p, "p by facts": found.p_facts, "facts": found.n_facts, "note": "",
                         }  # fmt: skip
                     except BadInput as error:
@@ -156,6 +157,21 @@ class EditSweepResult(Result):
         except BadInput:
             return {"facts": float(self.data.sizes["fact"]), "mean score": float(self._score("rewrite").mean())}
         return {"null gain": found.null, f"gain of tracing ({editor})": found.diff, "R2 of the layer": found.layer}
+
+    def report_lines(self) -> tuple[str, ...]:
+        """The paper's table, null gain first, and what could not be asked for or regressed."""
+        table = self.table(permutations=500, resamples=500)
+        notes = [
+            f"{row.problem}, {row.editor}, {'with' if row['last layer'] else 'without'} the last layer: {row.note}"
+            for _, row in table[table["note"] != ""].iterrows()
+        ]
+        lines: list[str] = []
+        if "null" in table:
+            shown = table[table["note"] == ""].drop(columns="note")
+            shown["last layer"] = shown["last layer"].map({True: "in", False: "out"})
+            shown["facts"] = shown["facts"].astype(int)
+            lines = shown.to_string(index=False, float_format=lambda value: f"{value:.3g}").splitlines()
+        return (*lines, *notes, *(f"left out: {line}" for line in self.data.attrs["skipped"]))
 
     def thumbnail(self) -> xr.DataArray | None:
         """Mean rewrite scores of the first problem, editors by layers."""

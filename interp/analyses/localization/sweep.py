@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -14,9 +13,7 @@ from interp.core.errors import BadInput, one_of
 from interp.core.lm import LM
 from interp.core.progress import Progress
 from interp.core.unfinished import Unfinished
-from interp.data import corpus, neutral_text
 from interp.data.prompts import Prompt
-from interp.data.world import World
 
 from ..editing import (
     PROBLEMS,
@@ -32,13 +29,12 @@ from ..editing import (
     second_moments,
 )
 from ..editing.contexts import sample_prefixes
-from ..editing.prompts import in_world
 from ..editing.values import ValueEditor
 from ..tracing import CausalTrace
+from .material import ESSENCE, SCALES, Scale, check_text, editable_facts, essence_of, running_text, scale_of
 from .result import EFFECTS, SCORES, EditSweepResult
 
 HOWS = ("max", "last subject")
-WORLD_ESSENCE, ESSENCE = "In {},", "{} is a"
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class EditSweep(Analysis[EditSweepResult]):
     """Editing problems: error_injection, tracing_reversal, fact_erasure, fact_amplification, fact_forcing."""
     editors: tuple[str, ...] = ()
     """Editors by the names of the settings (FT-1, FT-3 or FT-5, ROME, MEMIT); none given means all."""
-    settings: Literal["auto", "paper", "small"] = "auto"
+    settings: Scale = "auto"
     """The paper's settings (for GPT-J and GPT-2 XL), ones for small models, or by the model's width (small below 512)."""
     layers: tuple[int, ...] = ()
     """Centres to edit and trace; none given means every layer."""
@@ -80,7 +76,7 @@ class EditSweep(Analysis[EditSweepResult]):
             one_of("problems", problem, PROBLEMS)
         if not self.problems or len(set(self.problems)) < len(self.problems):
             raise BadInput(f"`problems` must name each problem once; not {self.problems!r}.")
-        one_of("settings", self.settings, ["auto", "paper", "small"])
+        one_of("settings", self.settings, SCALES)
         for name in ("trace_samples", "text_tokens"):
             if getattr(self, name) < 1:
                 raise BadInput(f"`{name}` must be at least 1; not {getattr(self, name)}.")
@@ -93,14 +89,13 @@ class EditSweep(Analysis[EditSweepResult]):
         if bad := [layer for layer in self.layers if not 0 <= layer < lm.spec.n_layers]:
             raise BadInput(f"layers {bad} are not in {lm.spec.name}: it has layers 0 to {lm.spec.n_layers - 1}.")
         self.editors_for(lm, self.problems[0])
-        facts = self._facts(data)
+        facts = editable_facts(data)
         self._trace(lm).check(lm, facts)
-        if self.text is not None and not Path(self.text).is_file():
-            raise BadInput(f"`text={self.text!r}` is not a file. Give running text, or leave it out.")
+        check_text(self.text)
 
     def cost(self, lm: LM, data: Any = None) -> Cost:
         """Passes of the tracing, and about 40 passes of 10 rows an edit."""
-        facts = self._facts(data)
+        facts = editable_facts(data)
         trace = self._trace(lm).cost(lm, facts)
         edits = (
             sum(len(self.editors_for(lm, problem)) for problem in self.problems) * len(self._layers(lm)) * len(facts)
@@ -113,7 +108,7 @@ class EditSweep(Analysis[EditSweepResult]):
 
     def run(self, lm: LM, data: Any, store: Any = None) -> EditSweepResult:
         """Trace, then edit fact by fact; finished facts are kept where `resume_from` says so."""
-        facts, layers = self._facts(data), self._layers(lm)
+        facts, layers = editable_facts(data), self._layers(lm)
         traced = self._trace(lm)(lm, facts, store=store)
         moments = self._moments(lm, facts, store)
         names = list(dict.fromkeys(name for problem in self.problems for name in self.editors_for(lm, problem)))
@@ -125,9 +120,7 @@ class EditSweep(Analysis[EditSweepResult]):
         )
         kept = Unfinished(self.resume_from, key, what="sweep")
         prefixes = sample_prefixes(lm, seed=self.seed)
-        essence = self.essence
-        if essence == "auto":
-            essence = WORLD_ESSENCE if all(map(in_world, facts)) else ESSENCE
+        essence = essence_of(self.essence, facts)
         with Progress("editing", total=len(self.problems) * len(facts)) as progress:
             for p, problem in enumerate(self.problems):
                 requests = requests_for(lm, facts, problem, seed=self.seed, noise=self.noise)
@@ -153,10 +146,7 @@ class EditSweep(Analysis[EditSweepResult]):
 
     def editors_for(self, lm: LM, problem: str) -> dict[str, Editor]:
         """The editors of one problem by name. Raises `BadInput` for one that the settings do not have."""
-        scale = self.settings
-        if scale == "auto":
-            scale = "small" if lm.spec.d_model < 512 else "paper"
-        every = presets(problem, scale)
+        every = presets(problem, scale_of(lm, self.settings))
         for name in self.editors:
             one_of("editors", name, every)
         return {name: every[name] for name in (self.editors or every)}
@@ -167,21 +157,6 @@ class EditSweep(Analysis[EditSweepResult]):
             name: replace(one, prefixes=prefixes, essence=essence or ESSENCE) if isinstance(one, ValueEditor) else one
             for name, one in self.editors_for(lm, problem).items()
         }
-
-    def _facts(self, data: Any) -> list[Prompt]:
-        items: Sequence[Any] = [data] if isinstance(data, Prompt) else list(data or ())
-        if not items:
-            raise BadInput("there are no facts to edit. Give at least one.")
-        for fact in items:
-            if not isinstance(fact, Prompt) or fact.answer is None or "subject" not in fact.spans:
-                raise BadInput(
-                    f"editing needs facts with a subject and an answer; not {fact!r:.100}. Use `interp.data.facts`."
-                )
-        names = [fact.id for fact in items]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise BadInput(f"two facts are called {twice!r}. Give each fact an id of its own.")
-        return list(items)
 
     def _layers(self, lm: LM) -> list[int]:
         return list(self.layers or range(lm.spec.n_layers))
@@ -209,10 +184,7 @@ class EditSweep(Analysis[EditSweepResult]):
                 for layer in one.layers_of(centre, lm.spec.n_layers)
             }
         )
-        text: Any = self.text
-        if text is None:
-            text = World.generate().prose(400, name="editing moments") if all(map(in_world, facts)) else neutral_text()
-        read = corpus(text, lm.tokenizer, n_ctx=lm.spec.n_ctx, limit_tokens=self.text_tokens)
+        read = running_text(lm, facts, self.text, tokens=self.text_tokens, name="editing moments")
         return second_moments(lm, read, needed, store=store)
 
     def _edit(
