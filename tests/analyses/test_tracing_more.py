@@ -247,7 +247,7 @@ def test_batches_give_the_numbers_of_one_by_one(lm):
         "window": 2,
         "noise_samples": 3,
         "direction": ("denoise", "noise"),
-        "kinds": ("hidden", "attn", "hidden_without_mlp"),
+        "kinds": ("attn", "hidden_without_mlp"),
     }
     together, alone = (CausalTrace(batch_tokens=size, **options)(lm, MIXED) for size in (10_000, 1))
     for name in ("score", "low", "high"):

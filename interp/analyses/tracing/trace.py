@@ -124,7 +124,10 @@ class CausalTrace(Analysis[TraceResult]):
         return assemble(self, lm, jobs, [trace for trace in traces if trace is not None], corruption.sigma, resumed)
 
     def cost(self, lm: LM, data: Any = None) -> Cost:
-        """Rows through the whole model, against ROME's one full forward of `noise_samples + 1` rows a cell."""
+        """Rows through the whole model, against ROME's one full forward of `noise_samples + 1` rows a cell.
+
+        Counts what has to be recomputed. In small models, where calls cost more than tokens, the engine runs up to twice as many.
+        """
         jobs, spec, rows = jobs_of(self, lm, data), lm.spec, self.draws
         naive = used = tokens = 0.0
         for index, job in enumerate(jobs):
