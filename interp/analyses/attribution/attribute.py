@@ -9,6 +9,7 @@ from interp.core.analysis import Analysis, Cost
 from interp.core.errors import BadInput, one_of
 from interp.core.lm import LM
 from interp.core.progress import track
+from interp.core.site import Site
 from interp.core.spec import BYTES
 
 from ..pairs import pair_groups, token_pairs
@@ -110,6 +111,10 @@ class Attribution(Analysis[AttributionResult]):
             refuse_unread(lm, "`freeze_norms=True`")
         if self.graddrop and lm.spec.n_layers < 2:
             raise BadInput(f"`graddrop` compares layers; {lm.spec.name} has one. Drop it.")
+        if self.graddrop and not {Site("attn_out", 0), Site("mlp_out", 0)} <= {info.site for info in lm.sites()}:
+            raise BadInput(
+                f"`graddrop` cuts what attention and MLP add; {lm.spec.name} ({lm.spec.family}) does not show both. Drop it."
+            )
         token_pairs(lm, data, bos=self.bos, answers=self.answers)
 
     def run(self, lm: LM, data: Any, store: Any = None) -> AttributionResult:
@@ -120,6 +125,7 @@ class Attribution(Analysis[AttributionResult]):
 
     def cost(self, lm: LM, data: Any = None) -> Cost:
         """Passes over all pairs: a backward pass counts as two forward passes, a patched cell as what is recomputed of one."""
+        self.check(lm, data)
         pairs = token_pairs(lm, data, bos=self.bos, answers=self.answers)
         lengths = [len(pair.clean) for pair in pairs]
         forwards = sum(self._passes(lm, length) for length in lengths) / len(lengths)

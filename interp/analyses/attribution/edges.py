@@ -147,6 +147,7 @@ class EdgeAttribution(Analysis[EdgeResult]):
 
     def cost(self, lm: LM, data: Any = None) -> Cost:
         """Passes over all pairs; a backward pass counts as two, a layer of a circuit as its share of passes for each destination."""
+        self.check(lm, data)
         lengths = [len(pair.clean) for pair in token_pairs(lm, data, bos=self.bos, answers=self.answers)]
         graph, spec = Graph.of(lm.spec), lm.spec
         points = {"eap": 1, "clean-corrupted": 2}.get(self.method, self.steps)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.core.batch import At
 from interp.core.edit import Edit, replace
-from interp.core.errors import BadInput
+from interp.core.errors import BadInput, listing
 from interp.core.lm import LM
 from interp.core.site import Site
 from interp.core.spec import ModelSpec
@@ -53,10 +53,11 @@ def check_nodes(lm: LM, kind: str) -> None:
     have = {info.site for info in lm.sites()}
     missing = [site for site in sites(kind, lm.spec) if site not in have]
     if missing:
-        raise BadInput(
-            f"`nodes={kind!r}`: {lm.spec.name} has no {missing[0]} (its MLP is {lm.spec.experts} experts, each seeing only some tokens). "
-            "Use nodes='mlp_out', their sum."
-        )
+        why = "what is known of its family does not say where they lie"
+        if lm.spec.experts:
+            why = f"its MLP is {lm.spec.experts} experts, each seeing only some tokens; nodes='mlp_out' is their sum"
+        legal = [one for one in NODES if set(sites(one, lm.spec)) <= have]
+        raise BadInput(f"`nodes={kind!r}`: {lm.spec.name} has no {missing[0]}: {why}. It has {listing(legal)}.")
 
 
 def summed(kind: str, product: Tensor) -> Tensor:

@@ -98,6 +98,12 @@ def refuse_unread(lm: LM, what: str) -> None:
             f"{what} needs one MLP a layer; a layer of {spec.name} ({spec.family}) has {spec.experts} experts, and which of them reads a "
             "token is not differentiable. Use activation patching, or `Attribution` with its defaults."
         )
+    have = {info.site for info in lm.sites()}
+    if missing := [kind for kind in ("q", "k", "v", "z", "mlp_pre", "mlp_out") if Site(kind, 0) not in have]:
+        raise BadInput(
+            f"{what} needs the heads and neurons of a model; {spec.name} ({spec.family}) is of a family that is not in the table, and has "
+            f"no {missing[0]}. Use `Attribution(nodes='resid_post')`, or a family of the table (`interp.models.families`)."
+        )
 
 
 def readings(lm: LM, layer: int) -> list[Reading]:
