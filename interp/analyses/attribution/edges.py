@@ -17,7 +17,7 @@ more steps. No such sum exists for other edges, so some edges are also corrupted
 The circuit. The strongest edges, or those grown greedily from the logits, without loose ends, are run for what they are: an excluded edge
 carries what its source writes in the corrupted run, an included one what it writes in this very run (not in the clean one).
 
-    faithfulness = (M(circuit) - M(corrupted)) / (M(clean) - M(corrupted))
+    faithfulness  =  (M(circuit) - M(corrupted)) / (M(clean) - M(corrupted))        1: the circuit does all of it
 
 with its floors: no edge (0), random circuits of the same size, all edges (1).
 
