@@ -37,14 +37,17 @@ def within_memory(
     rest = list(entrants)
     while rest:
         part, after = _part(base, rest, plain.state_bytes)
+        done = False
         try:
             work(part)
-            rest = after
+            done = True
         except (RuntimeError, MemoryError) as problem:
             if not _is_memory(problem):
                 raise
             _halve(plain, base, part, problem)
-        if plain.device.type == "cuda":
+        if done:
+            rest = after
+        elif plain.device.type == "cuda":
             torch.cuda.empty_cache()
 
 

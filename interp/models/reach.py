@@ -126,14 +126,17 @@ class Passage:
     @cached_property
     def run(self) -> np.ndarray:
         """Positions [pos] at which the layer has to be run; its own output put in place needs no run."""
-        inner = np.logical_or.reduce([mark for kind, mark in self.marks.items() if kind != "resid_post"])
+        inner = self._any([mark for kind, mark in self.marks.items() if kind != "resid_post"])
         return along(inner | self.after, 0) if inner.any() else along(inner, 0)
 
     @cached_property
     def keep(self) -> np.ndarray:
         """Positions [pos] of which more is needed than keys and values."""
-        marks = [mark for kind, mark in self.marks.items() if kind not in ASKED_EARLY]
-        return along(np.logical_or.reduce(marks), 0)
+        return along(self._any([mark for kind, mark in self.marks.items() if kind not in ASKED_EARLY]), 0)
+
+    def _any(self, marks: list[np.ndarray]) -> np.ndarray:
+        different = list({id(mark): mark for mark in marks}.values())
+        return different[0] if len(different) == 1 else np.asarray(np.logical_or.reduce(different))
 
     @cached_property
     def held(self) -> bool:
@@ -145,6 +148,8 @@ def through(
     touched: np.ndarray, acts: "Sequence[Act]", rows: Sequence[int], layer: int, live: Live, spec: ModelSpec
 ) -> Passage:
     """What is touched in a layer that is entered by a stream touched at `touched` [row, pos], under `acts`, in forward order."""
+    if not acts:
+        return _untouched_layer(touched, list(rows), layer, live, spec)
     walk = _Walk(acts, list(rows), layer, live)
     stream = walk.at("resid_pre", touched[..., None])
     query, key, value = (walk.at(kind, np.repeat(stream, n, axis=2)) for kind, n in (
@@ -166,6 +171,17 @@ def through(
     out = walk.at("mlp_out", walk.at("mlp_post", neurons))
     walk.at("resid_post", middle | out)
     return Passage({kind: along(mark, 2) for kind, mark in walk.marks.items()}, tuple(walk.acting))
+
+
+def _untouched_layer(touched: np.ndarray, rows: list[int], layer: int, live: Live, spec: ModelSpec) -> Passage:
+    """The same without an edit, in a few steps: what is touched reaches all positions behind it."""
+    stream = touched & live.enter[layer][rows]
+    after = np.logical_or.accumulate(stream, axis=1) & live.leave[layer][rows]
+    marks = dict.fromkeys(("z", "attn_out", "mlp_pre", "mlp_post", "mlp_out", "resid_post"), after)
+    marks |= dict.fromkeys(ENTERING, stream) | {"q": stream & live.query[layer][rows]}
+    marks |= {} if spec.parallel else {"resid_mid": after}
+    marks |= {"mlp_pre_linear": after} if spec.gated else {}
+    return Passage(marks, ())
 
 
 def touched_by(

@@ -157,9 +157,7 @@ def recorded(plain: "PlainModel", base: PlainRecording, sites: Sequence[Site]) -
     if missing := [site for site in sites if site not in have and site not in base.later]:
         kinds = {site.kind for site in missing if site.layer is not None}
         wanted = {*missing, *(Site(kind, layer) for kind in kinds for layer in range(plain.spec.n_layers))}
-        base.later.update(
-            plain.run(base.batch, capture=sorted(wanted, key=lambda site: site.order), edits=base.edits).captured
-        )
+        base.later.update(plain.run(base.batch, capture=list(wanted), edits=base.edits).captured)
     return {site: have[site] if site in have else base.later[site] for site in sites}
 
 
