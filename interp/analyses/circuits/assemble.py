@@ -68,7 +68,7 @@ def assemble_discovery(
     shape = (first.data.sizes["pair"], lm.spec.n_layers, lm.spec.n_heads, len(METRICS))
     effect: list[np.ndarray] = []
     notes = [why] if why else []
-    for group, (paths, _) in zip(circuit.groups, steps, strict=True):
+    for group, (paths, p) in zip(circuit.groups, steps, strict=True):
         if paths is None:
             effect.append(np.full(shape, np.nan))
             notes.append(f"{group.name}: no {group.into} were found to read it")
@@ -78,6 +78,8 @@ def assemble_discovery(
             notes.append(
                 f"{group.name}: nothing that reaches {group.at} differs between the prompts, so nothing can be found there"
             )
+        elif not group.heads and not why:
+            notes.append(_nearly(group.name, paths, p, config))
     chosen = np.zeros((len(steps), *shape[1:3]), dtype=bool)
     for number, group in enumerate(circuit.groups):
         for head in group.heads:
@@ -97,6 +99,17 @@ def assemble_discovery(
         "circuit": circuit.to_json(), "metric": config.metric, "freeze": first.data.attrs["freeze"], "given": given, "notes": notes,
     }  # fmt: skip
     return DiscoveryResult(xr.Dataset(data, coords, attrs))
+
+
+def _nearly(name: str, paths: "PathResult", p: np.ndarray, config: "CircuitDiscovery") -> str:
+    """How close a step came that kept no head."""
+    mean = paths.effects(config.metric).isel(receiver=0, role=0).mean("pair").values  # [layer, head]
+    best = np.unravel_index(int(mean.argmax()), mean.shape)
+    share = float(mean[best]) / abs(paths.total_effect(config.metric, known=False)["effect"])
+    return (
+        f"{name}: the strongest, {best[0]}.{best[1]}, has {share:.2%} of the whole effect (p = {p[best]:.2g}); "
+        f"kept from {config.least:.2%} and p <= {config.alpha:g} on"
+    )
 
 
 def assemble_evaluation(
