@@ -44,9 +44,10 @@ class EditSequenceResult(Result):
         """One measure over the number of edits: mean, ci_lo, ci_hi [editor, edits].
 
         Intervals resample facts about one subject together, or documents; weights have none (NaN). `growth` and `change` are of all edited
-        matrices together, relative to the norm at first. `drift` and `cosine` are of the stream after `layer` (the last one), `share`
-        of `layer`'s MLP (the centre by default). `success` is of the edits since the checkpoint before, right after each; `latest` of the
-        last one alone; `retention` and `probability` are of all edits so far; `locality` of the neighbours of all facts.
+        matrices together, relative to the norm at first. `drift` and `cosine` are of the stream after `layer` (the last one), `share` of
+        `layer`'s MLP (the centre). `latest` (P(target)) and `success` (whether it is on top) are of the edits since the checkpoint
+        before, right after each; `retention` (on top; where the problem lowers: no longer) and `probability` of all edits so far;
+        `locality` of the neighbours of all facts. NaN where no fact counts: before the first edit there is nothing to retain.
         """
         one_of("measure", measure, MEASURES)
         if measure in ("growth", "change"):
