@@ -259,14 +259,14 @@ class _Lives:
             self.at[:, captures.at] = True
             self.asked = captures.asked()
         self.all = everything(len(final), final.shape[1], self.n_layers)
-        self._known: dict[tuple[int, ...], Live] = {}
+        self._known: dict[tuple[tuple[int, bytes], ...], Live] = {}
 
     def of(self, acts: Sequence[Act]) -> Live:
         """What matters in a cell."""
         holding = [act for act in acts if act.edit.op == "replace" and act.edit.site.kind in ("z", "attn_out")]
-        key = tuple(act.key for act in holding)
+        held = held_by([*self.always, *holding])
+        key = tuple((layer, mask.tobytes()) for layer, mask in sorted(held.items()))
         if key not in self._known:
-            held = held_by([*self.always, *holding])
             self._known[key] = live_of(self.final, held, self.asked, self.at, self.n_layers)
         return self._known[key]
 

@@ -13,6 +13,7 @@ from interp.core.edit import mask as blend
 from interp.core.errors import BadInput, EditDidNotFire, WrongModel
 from interp.core.site import Site, sites_of
 from interp.models import resume as engine
+from interp.models import runner
 from interp.models.plain import PlainModel
 from tests import oracle
 from tests.models.tiny import FAMILIES, SDPA, tiny, tokens
@@ -236,6 +237,10 @@ def test_chunks_and_passes_do_not_change_the_numbers(monkeypatch: pytest.MonkeyP
     plain.state_bytes = 20_000
     monkeypatch.setattr(engine, "READ_ROWS", 4)
     torch.testing.assert_close(plain.resume(base, cells), want, rtol=0, atol=TOLERANCE)
+    for cost in (0.0, 5e5):  # no span shares a call with another; a few neighbours do
+        plain.token_budget = 2048
+        monkeypatch.setitem(runner.CALL_FLOPS, "cpu", cost)
+        torch.testing.assert_close(plain.resume(base, cells), want, rtol=0, atol=TOLERANCE)
     columns = torch.tensor([[3, 5], [7, 1], [9, 9]])
     some = plain.resume(base, cells, readout=lambda logits, rows: logits.gather(-1, columns[rows][:, None]))
     torch.testing.assert_close(
