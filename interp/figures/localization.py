@@ -17,7 +17,7 @@ from interp.core.errors import BadInput, one_of
 from .marks import band, line
 from .panels import above, panels, place_legend, whole_ticks
 from .shrink import check_budget
-from .theme import CATEGORY, FAINT, INK, Theme, dress, line_style, plain, text_size, translucent
+from .theme import CATEGORY, FAINT, INK, Theme, dress, plain, text_size, translucent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,9 @@ def plot(
         table = result.table(score=score, permutations=permutations, resamples=resamples)
         table = table[table["problem"].isin(problems)]
         if not (table["note"] == "").any():
-            raise BadInput(f"nothing can be regressed here: {table['note'].iloc[0]} Draw by='layer', or sweep more facts.")
+            raise BadInput(
+                f"nothing can be regressed here: {table['note'].iloc[0]} Draw by='layer', or sweep more facts."
+            )
         figure, rows = _gains(table[table["note"] == ""], theme)
         title = "What tracing says about edits beyond the layer's number"
         height, margin = 170 + 22 * rows, above(theme, legend_rows=1)
@@ -158,7 +160,7 @@ def _bars(figure: go.Figure, part: "pd.DataFrame", y: np.ndarray, last: bool, wo
     figure.add_trace(
         go.Bar(
             x=(both - layer).astype(np.float32), base=layer.astype(np.float32), y=y, orientation="h", width=0.34, marker={"color": dark},
-            name="added by tracing", showlegend=False, customdata=both.astype(np.float32),
+            name=f"added by tracing, {word}", showlegend=last, customdata=both.astype(np.float32),
             hovertemplate="R²(both) %{customdata:.4f}<extra>" + word + "</extra>",
         ),
         row=1, col=1,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 PANELS = {
     "growth": ("norm", "|W| / |W₀|"), "change": ("change", "|W − W₀| / |W₀|"), "drift": ("drift", "|h − h₀| / |h₀|"),
     "cosine": ("direction", "cos(h, h₀)"), "share": ("MLP's share", "|mlp_out| / |resid|"), "latest": ("latest edits", "P(target)"),
-    "success": ("latest edits", "target on top"), "retention": ("retention", "target still on top"), "probability": ("retention", "P(target)"),
+    "success": ("latest edits", "target on top"), "retention": ("retention", "target still on top"),
+    "probability": ("retention", "P(target)"),
     "paraphrase": ("paraphrases", "P(target)"), "locality": ("locality", "answers kept"), "perplexity": ("perplexity", "of running text"),
     "essence": ("essence", "perplexity"),
 }  # fmt: skip
@@ -70,9 +71,7 @@ def plot(
     return check_budget(figure)
 
 
-def _latest(
-    figure: go.Figure, result: "EditSequenceResult", editor: str, style: int, column: int, log: bool
-) -> None:
+def _latest(figure: go.Figure, result: "EditSequenceResult", editor: str, style: int, column: int, log: bool) -> None:
     """Success of the edits since the checkpoint before, right after each was made."""
     found = result.curve("success")["mean"].sel(editor=editor)
     known = np.isfinite(found.values)
@@ -86,7 +85,7 @@ def _latest(
 
 
 def _axes(figure: go.Figure, name: str, column: int, edits: np.ndarray, log: bool, means: np.ndarray) -> None:
-    ticks = [int(n) for n in edits if not log or str(n)[0] == "1" and set(str(n)[1:]) <= {"0"} or n == edits.max()]
+    ticks = [int(n) for n in edits if not log or (str(n)[0] == "1" and set(str(n)[1:]) <= {"0"}) or n == edits.max()]
     where = {"row": 1, "col": column}
     figure.update_xaxes(
         type="log" if log else "linear", tickvals=ticks, ticktext=[str(n) for n in ticks], title_text="edits", **where

@@ -24,13 +24,15 @@ def sweep(facts=20, problems=("error_injection", "fact_forcing"), editors=("FT-1
     if not whole:
         scores[:, 1:] = np.nan
     data = {
-        "scores": (("problem", "editor", "fact", "layer", "score"), scores), "before": (("problem", "editor", "fact", "layer"), np.zeros(cells)),
+        "scores": (("problem", "editor", "fact", "layer", "score"), scores),
+        "before": (("problem", "editor", "fact", "layer"), np.zeros(cells)),
         "after": (("problem", "editor", "fact", "layer"), scores[..., 0]), "effect": (("measure", "how", "fact", "layer"), effect),
         "clean": ("fact", np.full(facts, 0.9)), "total": ("fact", np.full(facts, 0.8)),
     }  # fmt: skip
     coords = {
         "problem": list(problems), "editor": list(editors), "fact": [f"f{i}" for i in range(facts)], "layer": list(range(layers)),
-        "subject": ("fact", [f"s{i}" for i in range(facts)]), "measure": list(EFFECTS), "how": ["max", "last subject"], "score": list(SCORES),
+        "subject": ("fact", [f"s{i}" for i in range(facts)]), "measure": list(EFFECTS), "how": ["max", "last subject"],
+        "score": list(SCORES),
     }  # fmt: skip
     attrs = {"n_layers": layers, "window": 1, "min_prob": 0.02, "skipped": []}
     return stamped(EditSweepResult(xr.Dataset(data, coords, attrs)))

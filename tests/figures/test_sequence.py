@@ -19,7 +19,9 @@ def sequence(edits=(0, 1, 2, 5, 10, 20), editors=("ROME", "MEMIT", "Ridge"), lay
     speed = np.array([0.06, 0.03, 0.005])[:e]
     norm = 10 * (1 + speed[:, None, None] * steps[:, None])
     away = norm - 10
-    drift = np.abs(speed[:, None, None, None] * steps[:, None, None] * (1 + 0.2 * draw.normal(size=(e, s, documents, layers))))
+    drift = np.abs(
+        speed[:, None, None, None] * steps[:, None, None] * (1 + 0.2 * draw.normal(size=(e, s, documents, layers)))
+    )
     lasting = draw.random((e, s, n)) < np.array([0.6, 0.9, 0.7])[:e, None, None]
     facts = {
         "target": lasting * 0.9, "top": lasting.astype(float), "paraphrase": lasting * 0.8,

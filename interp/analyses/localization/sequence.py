@@ -24,7 +24,9 @@ norms grow, the edited layer's share of the stream grows with them, and the pena
 edit the same layers, so that only the rule differs.
 
 When it misleads
-- Little growth alone is no merit: an editor that edits nothing has none. Read it beside the success of the latest edit.
+- Little growth alone is no merit: an editor that edits nothing has none. Read it beside the success of the latest edit. 20 edits of
+  `atlas`: norms grow to 2.09 (ROME), 1.34 (MEMIT), 1.27 (early stopping), 1.12 (Ridge); 100, 100, 90 and 85 % of the edits last; but
+  Ridge's streams drift no less than those of early stopping alone (7.7 and 7.8 %): its penalty does not look at ordinary keys.
 - On a small model a change of a layer's norm by a half is reached within a few edits; a large one takes thousands. Compare editors.
 - Facts left out of `retention` because they are not edited yet are measured all the same: see `target` in the data.
 - Probe text of a small world may talk about an edited subject; its loss then rises although nothing broke.
@@ -71,7 +73,7 @@ from ..editing import (
 from ..editing.contexts import sample_prefixes
 from ..editing.editors import matrix_of
 from ..editing.values import ValueEditor
-from .material import ESSENCE, SCALES, Scale, check_text, editable_facts, essence_of, running_text, scale_of
+from .material import SCALES, Scale, check_text, editable_facts, essence_of, running_text, scale_of
 from .probing import States, states
 from .sequence_result import EditSequenceResult
 
@@ -93,8 +95,8 @@ class EditSequence(Analysis[EditSequenceResult]):
     """Centre of the layers that are edited; None is as deep as ROME's layer 5 of GPT-J's 28."""
     window: int = 1
     """Layers that MEMIT and Ridge share an edit between, around the centre; ROME and FT-1 edit the centre."""
-    norm_weight: float = 0.1
-    """Ridge's penalty on the norm of the change, as a multiple of E|k|^2."""
+    norm_weight: float = 0.01
+    """Ridge's penalty on the norm of the change, as a multiple of E|k|^2; the editor's own 0.1 leaves many edits of `atlas` undone."""
     settings: Scale = "auto"
     """The paper's settings (for GPT-J and GPT-2 XL), ones for small models, or by the model's width (small below 512)."""
     checkpoints: tuple[int, ...] = ()
@@ -165,7 +167,7 @@ class EditSequence(Analysis[EditSequenceResult]):
         one = [replace(request, neighbours=_untouched(request, edited)) for request in requests]
         essence = essence_of(self.essence, facts)
         judges = [probe(lm, request, seed=self.seed, essence=essence) for request in one]
-        editors, layer = self.editors_for(lm, essence), self.layer_for(lm)
+        editors, layer = self.editors_for(lm, essence or essence_of("auto", facts)), self.layer_for(lm)
         layers = sorted({at for editor in editors.values() for at in editor.layers_of(layer, lm.spec.n_layers)})
         moments = None
         if any(editor.uses_moments for editor in editors.values()):
@@ -185,8 +187,8 @@ class EditSequence(Analysis[EditSequenceResult]):
         """The centre of the edited layers."""
         return 5 * lm.spec.n_layers // 28 if self.layer is None else self.layer
 
-    def editors_for(self, lm: LM, essence: str | None = None) -> dict[str, Editor]:
-        """The editors by name, with prefixes sampled once from the model as it is now."""
+    def editors_for(self, lm: LM, essence: str) -> dict[str, Editor]:
+        """The editors by name, with prefixes sampled once from the model as it is now and their essence prompt."""
         every = presets(self.problem, scale_of(lm, self.settings))
         base = every["MEMIT"]
         assert isinstance(base, MEMIT)
@@ -197,7 +199,7 @@ class EditSequence(Analysis[EditSequenceResult]):
         }  # fmt: skip
         prefixes = sample_prefixes(lm, seed=self.seed)
         return {
-            name: replace(one, prefixes=prefixes, essence=essence or ESSENCE) if isinstance(one, ValueEditor) else one
+            name: replace(one, prefixes=prefixes, essence=essence) if isinstance(one, ValueEditor) else one
             for name, one in ((name, made[name]) for name in self.editors)
         }
 

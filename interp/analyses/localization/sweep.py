@@ -31,7 +31,7 @@ from ..editing import (
 from ..editing.contexts import sample_prefixes
 from ..editing.values import ValueEditor
 from ..tracing import CausalTrace
-from .material import ESSENCE, SCALES, Scale, check_text, editable_facts, essence_of, running_text, scale_of
+from .material import SCALES, Scale, check_text, editable_facts, essence_of, running_text, scale_of
 from .result import EFFECTS, SCORES, EditSweepResult
 
 HOWS = ("max", "last subject")
@@ -126,7 +126,7 @@ class EditSweep(Analysis[EditSweepResult]):
                 requests = requests_for(lm, facts, problem, seed=self.seed, noise=self.noise)
                 skipped += [f"{problem}: {line}" for line in requests.skipped]
                 by_id = {request.id: request for request in requests}
-                editors = self._ready(lm, problem, prefixes, essence)
+                editors = self._ready(lm, problem, prefixes, essence or essence_of("auto", facts))
                 for f, fact in enumerate(facts):
                     if fact.id in by_id:
                         part = f"{problem}-{f}"
@@ -151,10 +151,10 @@ class EditSweep(Analysis[EditSweepResult]):
             one_of("editors", name, every)
         return {name: every[name] for name in (self.editors or every)}
 
-    def _ready(self, lm: LM, problem: str, prefixes: tuple[str, ...], essence: str | None) -> dict[str, Editor]:
+    def _ready(self, lm: LM, problem: str, prefixes: tuple[str, ...], essence: str) -> dict[str, Editor]:
         """The editors with the sweep's prefixes and essence text, which are sampled once for all edits."""
         return {
-            name: replace(one, prefixes=prefixes, essence=essence or ESSENCE) if isinstance(one, ValueEditor) else one
+            name: replace(one, prefixes=prefixes, essence=essence) if isinstance(one, ValueEditor) else one
             for name, one in self.editors_for(lm, problem).items()
         }
 

@@ -39,7 +39,9 @@ def test_the_three_fits_are_those_of_explicit_design_matrices(seed):
     n, k = y.size, y.shape[1]
     f = ((c - a) / k) / ((1 - c) / (n - 2 * k))
     assert found.f == pytest.approx(f, rel=1e-9) and found.p == pytest.approx(stats.f.sf(f, k, n - 2 * k), rel=1e-9)
-    assert found.null == pytest.approx((1 - a) * k / (n - k), rel=1e-12) and found.gain == pytest.approx(c - a - found.null)
+    assert found.null == pytest.approx((1 - a) * k / (n - k), rel=1e-12) and found.gain == pytest.approx(
+        c - a - found.null
+    )
     assert (found.n_facts, found.n_rows) == (17 + seed, n)
 
 
@@ -51,9 +53,16 @@ def test_layers_whose_effects_are_alike_have_no_slope():
     n = y.size
     f = ((c - a) / 3) / ((1 - c) / (n - 5 - 3))
     assert found.both == pytest.approx(c, abs=1e-10) and found.f == pytest.approx(f, rel=1e-8)
-    assert found.p == pytest.approx(stats.f.sf(f, 3, n - 8), rel=1e-8) and found.null == pytest.approx((1 - a) * 3 / (n - 5))
+    assert found.p == pytest.approx(stats.f.sf(f, 3, n - 8), rel=1e-8) and found.null == pytest.approx(
+        (1 - a) * 3 / (n - 5)
+    )
     nothing = regress(y, np.ones_like(x), permutations=5, resamples=5)
-    assert nothing.diff == pytest.approx(0, abs=1e-12) and nothing.tracing == 0 and nothing.null == 0 and np.isnan(nothing.p)
+    assert (
+        nothing.diff == pytest.approx(0, abs=1e-12)
+        and nothing.tracing == 0
+        and nothing.null == 0
+        and np.isnan(nothing.p)
+    )
 
 
 def test_irrelevant_effects_gain_what_the_formula_says():
@@ -138,7 +147,7 @@ def test_refusals():
     y, x = drawn(0, facts=10)
     with pytest.raises(BadInput, match=r"one shape; not \(10, 6\) and \(10, 5\)"):
         regress(y, x[:, :5])
-    with pytest.raises(BadInput, match="at least 4 facts.*there are 3 facts and 6 layers"):
+    with pytest.raises(BadInput, match=r"at least 4 facts.*there are 3 facts and 6 layers"):
         regress(y[:3], x[:3])
     with pytest.raises(BadInput, match="10 facts and 1 layers"):
         regress(y[:, :1], x[:, :1])
