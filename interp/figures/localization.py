@@ -70,7 +70,7 @@ def plot(
             )
         figure, rows = _gains(table[table["note"] == ""], theme)
         title = "What tracing says about edits beyond the layer's number"
-        height, margin = 170 + 22 * rows, above(theme, legend_rows=1)
+        height, margin = 170 + 22 * rows, above(theme, legend_rows=2)
         aspect = (margin["t"] + 46 + 14 * rows) / 528
     title += f" ({result.data.sizes['fact']} facts)"
     dress(figure, result, theme=theme, title=title, venue=venue, height=height, aspect=aspect, margin=margin)

@@ -1,8 +1,8 @@
-"""Sequential edits: four panels over the number of edits, one line an editor.
+"""Sequential edits: panels over the number of edits, one line an editor.
 
 Norm of the edited matrices relative to the model as it was; drift of the residual stream on running text; retention, the share of all
 edits so far whose target is still on top (the line) and, faint and dotted, of the latest edits right after they were made; and locality,
-how much of their own answers neighbours keep. Perplexity on running text, relative to before, is the fifth: the alarm of collapse. Bands
+how much of their own answers neighbours keep. Perplexity of running text, over what it was, is the fifth: the alarm of collapse. Bands
 are 95 % intervals over facts or documents; weights have none. The axis of edits is logarithmic where checkpoints span more than a decade.
 """
 
@@ -22,12 +22,10 @@ if TYPE_CHECKING:
     from interp.analyses.localization import EditSequenceResult
 
 PANELS = {
-    "growth": ("norm", "|W| / |W₀|"), "change": ("change", "|W − W₀| / |W₀|"), "drift": ("drift", "|h − h₀| / |h₀|"),
-    "cosine": ("direction", "cos(h, h₀)"), "share": ("MLP's share", "|mlp_out| / |resid|"), "latest": ("latest edits", "P(target)"),
-    "success": ("latest edits", "target on top"), "retention": ("retention", "target still on top"),
-    "probability": ("retention", "P(target)"),
-    "paraphrase": ("paraphrases", "P(target)"), "locality": ("locality", "answers kept"), "perplexity": ("perplexity", "of running text"),
-    "essence": ("essence", "perplexity"),
+    "growth": "norm |W|/|W₀|", "change": "change |W−W₀|/|W₀|", "drift": "drift |h−h₀|/|h₀|", "cosine": "cos(h, h₀)",
+    "share": "MLP's share", "latest": "P(latest targets)", "success": "latest on top", "retention": "still on top",
+    "probability": "P(targets)", "paraphrase": "P(paraphrases)", "locality": "neighbours kept", "perplexity": "perplexity ratio",
+    "essence": "essence perplexity",
 }  # fmt: skip
 USUAL = ("growth", "drift", "retention", "locality", "perplexity")
 STYLES = {"ROME": 1, "MEMIT": 3, "MEMIT-stop": 4, "Ridge": 2, "FT-1": 0}
@@ -50,7 +48,7 @@ def plot(
     names = [str(name) for name in result.data["editor"].values]
     edits = result.data["edits"].values
     log = edits.max() > 10
-    figure = panels([PANELS[name][0] for name in measures], theme=theme, gap=0.075)
+    figure = panels([PANELS[name] for name in measures], theme=theme, gap=0.055)
     for column, name in enumerate(measures, start=1):
         found = result.curve(name)
         shown = np.isfinite(found["mean"].values).any(axis=0) & ((edits > 0) | (not log))
@@ -90,11 +88,11 @@ def _axes(figure: go.Figure, name: str, column: int, edits: np.ndarray, log: boo
     figure.update_xaxes(
         type="log" if log else "linear", tickvals=ticks, ticktext=[str(n) for n in ticks], title_text="edits", **where
     )
-    figure.update_yaxes(title_text=PANELS[name][1], nticks=5, **where)
+    figure.update_yaxes(nticks=5, **where)
     if name in BOUNDED:
         figure.update_yaxes(range=[-0.03, 1.03], **where)
-    elif name in ("growth", "cosine"):
+    elif name in ("growth", "cosine", "perplexity"):
         far = max(0.05, 1.15 * float(np.nanmax(np.abs(means - 1), initial=0.0)))
-        figure.update_yaxes(range=[1 - 0.1 * far, 1 + far] if name == "growth" else [1 - far, 1 + 0.05 * far], **where)
+        figure.update_yaxes(range=[1 - far, 1 + 0.05 * far] if name == "cosine" else [1 - 0.25 * far, 1 + far], **where)
     elif name in ("drift", "change", "share"):
         figure.update_yaxes(rangemode="tozero", **where)

@@ -42,11 +42,14 @@ def scale_of(lm: LM, settings: Scale) -> Literal["paper", "small"]:
     return ("small" if lm.spec.d_model < SMALL else "paper") if settings == "auto" else settings
 
 
+def fitting_essence(facts: Sequence[Prompt]) -> str:
+    """The beginning of essence texts that fits the facts: the generated world has wordings of its own."""
+    return WORLD_ESSENCE if all(map(in_world, facts)) else ESSENCE
+
+
 def essence_of(essence: str | None, facts: Sequence[Prompt]) -> str | None:
     """The beginning of essence texts, with `auto` decided by the facts."""
-    if essence != "auto":
-        return essence
-    return WORLD_ESSENCE if all(map(in_world, facts)) else ESSENCE
+    return fitting_essence(facts) if essence == "auto" else essence
 
 
 def check_text(text: str | None) -> None:

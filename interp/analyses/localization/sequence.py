@@ -9,7 +9,7 @@ editor, and does a penalty on the norm prevent it?
     share       mean over tokens of |mlp_out| / |resid_post|          how much of the stream the edited layer writes: its importance
     retention   share of the first n targets that are still the top continuation, and their probability
     locality    min(1, p_n / p_0) of a neighbour's own answer         neighbours whose subject is edited, too, are not taken
-    perplexity  of the running text                                   the alarm of collapse
+    perplexity  of the running text, over what it was                 the alarm of collapse
 
 Editors (W is d_mlp x d_model, C the second moment of keys of the model as it was at first):
 
@@ -73,7 +73,7 @@ from ..editing import (
 from ..editing.contexts import sample_prefixes
 from ..editing.editors import matrix_of
 from ..editing.values import ValueEditor
-from .material import SCALES, Scale, check_text, editable_facts, essence_of, running_text, scale_of
+from .material import SCALES, Scale, check_text, editable_facts, essence_of, fitting_essence, running_text, scale_of
 from .probing import States, states
 from .sequence_result import EditSequenceResult
 
@@ -167,7 +167,7 @@ class EditSequence(Analysis[EditSequenceResult]):
         one = [replace(request, neighbours=_untouched(request, edited)) for request in requests]
         essence = essence_of(self.essence, facts)
         judges = [probe(lm, request, seed=self.seed, essence=essence) for request in one]
-        editors, layer = self.editors_for(lm, essence or essence_of("auto", facts)), self.layer_for(lm)
+        editors, layer = self.editors_for(lm, essence or fitting_essence(facts)), self.layer_for(lm)
         layers = sorted({at for editor in editors.values() for at in editor.layers_of(layer, lm.spec.n_layers)})
         moments = None
         if any(editor.uses_moments for editor in editors.values()):

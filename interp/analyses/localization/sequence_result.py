@@ -45,9 +45,10 @@ class EditSequenceResult(Result):
 
         Intervals resample facts about one subject together, or documents; weights have none (NaN). `growth` and `change` are of all edited
         matrices together, relative to the norm at first. `drift` and `cosine` are of the stream after `layer` (the last one), `share` of
-        `layer`'s MLP (the centre). `latest` (P(target)) and `success` (whether it is on top) are of the edits since the checkpoint
-        before, right after each; `retention` (on top; where the problem lowers: no longer) and `probability` of all edits so far;
-        `locality` of the neighbours of all facts. NaN where no fact counts: before the first edit there is nothing to retain.
+        `layer`'s MLP (the centre); `perplexity` is over what it was at first, text by text. `latest` (P(target)) and `success` (whether it
+        is on top) are of the edits since the checkpoint before, right after each; `retention` (on top; where the problem lowers: no
+        longer) and `probability` of all edits so far; `locality` of the neighbours of all facts. NaN where no fact counts: before the
+        first edit there is nothing to retain.
         """
         one_of("measure", measure, MEASURES)
         if measure in ("growth", "change"):
@@ -104,7 +105,11 @@ class EditSequenceResult(Result):
         chosen = layer if layer is not None else int(self.data.attrs["centre"]) if measure == "share" else layers - 1
         if not 0 <= chosen < layers:
             raise BadInput(f"layer {chosen} is not in this model: it has layers 0 to {layers - 1}.")
-        text = self.data["nll"] if measure == "perplexity" else self.data[measure].sel(layer=chosen)
+        text = (
+            self.data["nll"] - self.data["nll"].isel(edits=0)
+            if measure == "perplexity"
+            else self.data[measure].sel(layer=chosen)
+        )
         values = text.transpose("document", "editor", "edits").values
         weight = self.data["tokens"].values + float(
             measure != "perplexity"

@@ -31,7 +31,7 @@ from ..editing import (
 from ..editing.contexts import sample_prefixes
 from ..editing.values import ValueEditor
 from ..tracing import CausalTrace
-from .material import SCALES, Scale, check_text, editable_facts, essence_of, running_text, scale_of
+from .material import SCALES, Scale, check_text, editable_facts, essence_of, fitting_essence, running_text, scale_of
 from .result import EFFECTS, SCORES, EditSweepResult
 
 HOWS = ("max", "last subject")
@@ -126,7 +126,7 @@ class EditSweep(Analysis[EditSweepResult]):
                 requests = requests_for(lm, facts, problem, seed=self.seed, noise=self.noise)
                 skipped += [f"{problem}: {line}" for line in requests.skipped]
                 by_id = {request.id: request for request in requests}
-                editors = self._ready(lm, problem, prefixes, essence or essence_of("auto", facts))
+                editors = self._ready(lm, problem, prefixes, essence or fitting_essence(facts))
                 for f, fact in enumerate(facts):
                     if fact.id in by_id:
                         part = f"{problem}-{f}"

@@ -191,9 +191,10 @@ def test_text_is_weighed_by_its_tokens_and_its_interval_holds_the_mean():
     result = sequence()
     result.data = result.data.assign_coords(tokens=("document", [10, 20, 30, 40, 50, 0]))
     result.data["nll"][:, :, 5] = np.nan  # one token: nothing to predict
-    nll = result.data["nll"].sel(editor="ROME").isel(edits=-1).values[:5]
+    nll = (result.data["nll"].isel(edits=-1) - result.data["nll"].isel(edits=0)).sel(editor="ROME").values[:5]
     found = result.curve("perplexity").sel(editor="ROME").isel(edits=-1)
     assert float(found["mean"]) == pytest.approx(np.exp(np.average(nll, weights=[10, 20, 30, 40, 50])))
+    assert (result.curve("perplexity").isel(edits=0) == 1).to_array().all()  # over what it was
     assert float(found["ci_lo"]) < float(found["mean"]) < float(found["ci_hi"])
     drift = result.curve("drift", layer=2).sel(editor="ROME").isel(edits=-1)
     each = result.data["drift"].sel(editor="ROME", layer=2).isel(edits=-1).values
