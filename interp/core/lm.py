@@ -120,7 +120,8 @@ class LM(Protocol):
         """Outcomes of the recorded run with each cell's further edits, recomputing only what they can change.
 
         Returns logits [cell, row, position, vocab] at `positions`, equal to `run(tokens, edits=base.edits + cell)`.
-        `readout(logits [n, position, vocab], rows [n])` reduces the last axis at once, so that no vocabulary is held for every cell.
+        `readout(logits [n, position, vocab], rows [n])` reduces the last axis at once, so that no vocabulary is held for every cell. It is
+        given some rows and some of the positions at a time, so it must treat each of them by itself.
         """
 
     def resume_sites(
