@@ -49,6 +49,7 @@ from interp.core.stats import bootstrap_ci
 from interp.data.prompts import Prompt, PromptPair
 from interp.data.tokens import TokenPrompt, group_by_length, to_batch, tokenize
 
+from .pairs import contrasted
 from .readout import best_wrong
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9, "bfloat16": 5e-2, "float16": 1e-2}
@@ -156,11 +157,9 @@ class DirectLogit(Analysis[DirectResult]):
             raise BadInput("there are no prompts. Give at least one.")
         found = []
         for item in items:
-            prompt = item.clean if isinstance(item, PromptPair) else item
+            prompt = contrasted(item)
             if not isinstance(prompt, Prompt):
                 raise BadInput(f"this takes prompts; not {item!r:.100}. Build them with Prompt.of(text, answer=...).")
-            if isinstance(item, PromptPair) and prompt.foil is None and item.corrupted.answer is not None:
-                prompt = Prompt(prompt.text, prompt.answer, item.corrupted.answer, prompt.spans, prompt.id, prompt.meta)
             found.append(tokenize(prompt, lm.tokenizer, bos=self.bos, answers=self.answers, n_ctx=lm.spec.n_ctx))
         return found
 

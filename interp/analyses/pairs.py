@@ -13,7 +13,7 @@ model's best wrong answer in the clean run. Pairs that the model does not get ri
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -78,6 +78,15 @@ class PairGroup:
             self.predicted[at],
             tuple(self.foil_given[row] for row in keep),
         )
+
+
+def contrasted(item: Any) -> Any:
+    """The clean prompt of a pair for methods that read one prompt, with the corrupted prompt's (other) answer as its foil unless it names
+    one; anything else as it is."""
+    if not isinstance(item, PromptPair):
+        return item
+    clean, other = item.clean, item.corrupted.answer
+    return clean if clean.foil is not None or other in (None, clean.answer) else replace(clean, foil=other)
 
 
 def token_pairs(lm: LM, data: Any, *, bos: bool | None = None, answers: Answers = "single") -> list[TokenPair]:

@@ -235,6 +235,11 @@ class Comparison(Analysis[R]):
 
     def __call__(self, lm: "LM", other: "LM", data: Any = None, *, store: Any = None) -> R:  # type: ignore[override]
         """Run on two models and data; the manifest names the first and holds the second's content hash among the inputs."""
+        if not hasattr(other, "spec"):
+            raise BadInput(
+                f"{type(self).__name__} compares two models and is called as method(lm, other, data); its second argument is "
+                f"{type(other).__name__!r}, no model."
+            )
         self.check_models(lm, other, data)
         inputs = {"other": other} | ({} if data is None else {"data": data})
         return self._recorded(lm, inputs, lambda: self.compare(lm, other, data, store))

@@ -10,9 +10,10 @@ import interp
 import tests.oracle as oracle
 from interp.analyses.crossmodel import CrossModelPatching, basis_check
 from interp.analyses.crossmodel.basis import linear_cka
+from interp.analyses.crossmodel.cmap import _ratio
 from interp.core.artifact import open_result
 from interp.core.errors import BadInput, SpanError, WrongModel
-from interp.data.prompts import Prompt
+from interp.data.prompts import Prompt, PromptPair
 from interp.models import reference
 from interp.models.load import wrap
 from interp.models.reference.planted.wiring import word_tokenizer
@@ -193,6 +194,34 @@ def test_the_real_pair_shares_a_basis(real_models):
     assert found.data["alignment"].values.min() > 0.25 and np.isfinite(found.data["score"]).all()
 
 
+def test_the_interval_of_a_share_is_open_where_the_difference_may_be_nothing():
+    """Ratios of resampled means whose denominator is 0 were NaN, and the interval with them."""
+    mean, low, high = _ratio(np.array([[1.0, 1, 1, 0], [0, 0, 0, 1]]), np.array([1.0, 1, 1, 0]), 0.95)
+    assert mean.tolist() == [1.0, pytest.approx(1 / 3)] and low.tolist() == [1.0, 0.0] and np.isfinite(high).all()
+    _, low, high = _ratio(np.ones((1, 5)), np.array([5.0, -1, -1, 0.1, 0.1]), 0.95)
+    assert low.tolist() == [-np.inf] and high.tolist() == [np.inf]
+    draws = np.random.default_rng(0).normal(3.0, 1.0, (2, 400))
+    _, low, high = _ratio(draws[:1], draws[1], 0.95)
+    spread = (draws[0] - draws[1]).std() / draws[1].mean() / 20  # the delta method
+    assert high[0] - low[0] == pytest.approx(2 * 1.96 * spread, rel=0.15)
+
+
+def test_the_corrupted_answer_is_the_foil_of_a_pair():
+    base, other = pair("llama", lambda model: model.model.layers[1].mlp.down_proj.weight.mul_(1.5))
+    given = PromptPair(Prompt.of("w5 w9 w24 w42", answer="w17"), Prompt.of("w5 w9 w60 w42", answer="w30"))
+    same = PromptPair(Prompt.of("w5 w9 w24 w42", answer="w17"), Prompt.of("w5 w9 w60 w42", answer="w17"))
+    found = CrossModelPatching(kinds=("mlp_out",))(base, other, [given, same])
+    assert found.data["foil"].values[0] == "w30" and found.data["foil"].values[1] not in ("w30", "w17")
+
+
+def test_too_few_tokens_to_compare_are_refused():
+    """CKA of fewer than four tokens is 0 / 0; of one token, centred, every cosine is 0, and twins seemed strangers."""
+    base, other = pair("llama", lambda model: None)
+    for texts in (["w5"], ["w5 w9 w7"], ["w5 w9 w7"] * 3, ["w5", "w6", "w7", "w8"]):
+        with pytest.raises(BadInput, match="too few to tell"):
+            CrossModelPatching(kinds=("z",))(base, other, [Prompt.of(text, answer="w17") for text in texts])
+
+
 def test_bad_input_is_refused():
     base, other = pair("gpt2", lambda model: None)
     third = wrap(tiny("gpt2", n_layer=3), words(), "short")
@@ -202,6 +231,10 @@ def test_bad_input_is_refused():
         CrossModelPatching()(base, other, [Prompt.of("w3 w4")])
     with pytest.raises(SpanError, match="'subject'"):
         CrossModelPatching(position="subject")(base, other, prompts())
+    with pytest.raises(BadInput, match=r"method\(lm, other, data\)"):
+        CrossModelPatching()(base, prompts())
+    with pytest.raises(BadInput, match="is a cosine"):
+        CrossModelPatching(min_alignment=float("nan"))
     with pytest.raises(BadInput, match="joint"):
         CrossModelPatching(joint=("z 9.9",))(base, other, prompts())
     with pytest.raises(BadInput, match="each kind once"):

@@ -138,6 +138,21 @@ def test_prompts_of_any_length_come_back_in_order_and_foils_of_pairs_count(tmp_p
         layers.heads()
 
 
+def test_a_pair_with_one_answer_takes_the_best_wrong_token():
+    lm = small("llama")
+    same = PromptPair(Prompt.of("w5 w9 w24", answer="w17"), Prompt.of("w5 w9 w60", answer="w17"))
+    found = DirectLogit()(lm, [same]).data
+    assert found["answer"].values[0] == "w17" != found["foil"].values[0] and np.isfinite(found["total"]).all()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "gpt_oss"])
+def test_sixteen_bits_sum_to_their_own_rounding(family):
+    words = word_tokenizer([f"w{token}" for token in range(2, VOCAB)], 64)
+    lm = wrap(tiny(family, dtype=torch.bfloat16), words, family)
+    found = DirectLogit()(lm, prompts()[:1]).data
+    assert float(np.abs(found["remainder"]).max()) < 0.01 * float(np.abs(found["contribution"]).max())
+
+
 @pytest.mark.parametrize("name", ["stories260K-llama", "tinytalk-chat"])
 def test_real_checkpoints_sum(real_models, name):
     lm = interp.load(str(real_models / name))

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from interp.core.batch import Batch
+from interp.core.errors import BadInput
 from interp.core.lm import LM
 from interp.core.seed import generator
 from interp.core.shapes import Float
@@ -32,6 +33,8 @@ from interp.core.site import Site
 
 MOST_TOKENS = 1500
 """Tokens compared by CKA, whose cost grows with their square."""
+FEWEST_TOKENS = 4
+"""The estimator of CKA is not defined below."""
 POINTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where on the line between the weights the loss is taken."""
 
@@ -67,7 +70,18 @@ class BasisCheck:
 
 
 def basis_check(lm: LM, other: LM, batches: Sequence[Batch], *, seed: int = 0) -> BasisCheck:
-    """Compare the streams after every layer on batches without padding, and the losses on the line between the weights."""
+    """Compare the streams after every layer on batches without padding, and the losses on the line between the weights.
+
+    Raises `BadInput` for fewer than `FEWEST_TOKENS` different contexts, or where no token has a next one.
+    """
+    prefixes = {
+        tuple(row[:end]) for batch in batches for row in batch.tokens.tolist() for end in range(1, len(row) + 1)
+    }
+    if len(prefixes) < FEWEST_TOKENS or max(map(len, prefixes)) < 2:
+        raise BadInput(
+            f"these prompts have {len(prefixes)} tokens that differ in what they or their past are: too few to tell whether two models "
+            f"write in the same basis. Give prompts with at least {FEWEST_TOKENS} together, one of them longer than one token."
+        )
     sites = [Site("resid_post", layer) for layer in range(lm.spec.n_layers)]
     streams: list[list[Tensor]] = [[], []]  # per model: [layer, token, d_model] a batch
     for batch in batches:

@@ -21,6 +21,7 @@ from interp.core.site import Site, expand
 from interp.data.prompts import Prompt, PromptPair
 from interp.data.tokens import TokenPrompt, group_by_length, to_batch, tokenize
 
+from ..pairs import contrasted
 from ..readout import METRICS, best_wrong, read_metrics
 from .basis import POINTS, BasisCheck, basis_check
 
@@ -101,12 +102,21 @@ class CrossModelResult(Result):
 def _ratio(
     moved: np.ndarray, gap: np.ndarray, level: float, n: int = 2000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """mean(moved) / mean(gap) of moved [..., prompt] with its percentile interval; prompts are drawn together for both."""
+    """mean(moved) / mean(gap) of moved [..., prompt] with its percentile interval; prompts are drawn together for both.
+
+    A draw whose gap has gone over to the other sign, or to nothing, says that the share may be anything: it counts as infinite, half of
+    such draws either way, so that an end of the interval is infinite where they are many.
+    """
     counts = numpy_generator(0, "bootstrap", "cross-model").multinomial(
         len(gap), np.full(len(gap), 1 / len(gap)), size=n
     )
-    draws = (moved @ counts.T) / (counts @ gap)  # [..., resample]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    whole = counts @ gap * np.sign(gap.mean())  # [resample]
+    kept = whole > 1e-9 * np.abs(gap).max()
+    draws = (moved @ counts[kept].T) / (counts[kept] @ gap)  # [..., resample]
+    wild = int((~kept).sum())
+    ends = np.r_[np.full(wild - wild // 2, -np.inf), np.full(wild // 2, np.inf)]
+    ordered = np.sort(np.concatenate([draws, np.broadcast_to(ends, (*draws.shape[:-1], wild))], axis=-1), axis=-1)
+    low, high = (ordered[..., round(share * (n - 1))] for share in ((1 - level) / 2, (1 + level) / 2))
     return moved.mean(axis=-1) / gap.mean(), low, high
 
 
@@ -147,6 +157,10 @@ class CrossModelPatching(Comparison[CrossModelResult]):
         one_of("answers", self.answers, ["single", "first"])
         if self.max_rows < 1:
             raise BadInput(f"`max_rows` must be at least 1; not {self.max_rows}.")
+        if not (self.min_alignment <= 1 and self.max_barrier >= 0):
+            raise BadInput(
+                f"`min_alignment` is a cosine and `max_barrier` not negative; not {self.min_alignment}, {self.max_barrier}."
+            )
 
     def check_models(self, lm: LM, other: LM, data: Any) -> None:
         """Refuse models of other shapes or tokenizers (`WrongModel`) and prompts that cannot be read."""
@@ -212,7 +226,7 @@ class CrossModelPatching(Comparison[CrossModelResult]):
         items: Sequence[Any] = [data] if isinstance(data, Prompt | PromptPair) else list(data or ())
         if not items:
             raise BadInput("there are no prompts. Give at least one with an answer.")
-        prompts = [item.clean if isinstance(item, PromptPair) else item for item in items]
+        prompts = [contrasted(item) for item in items]
         for prompt in prompts:
             if not isinstance(prompt, Prompt) or prompt.answer is None:
                 raise BadInput(
