@@ -112,6 +112,8 @@ def check_outputs(output: Path | None, figure: Path | None, overwrite: bool) -> 
 
     if output is not None and output.exists() and not overwrite:
         raise ArtifactError(f"{str(output)!r} exists. Give another --output, or --overwrite to replace it.")
+    if output is not None:
+        check_writable("--output", output)
     if figure is not None:
         from interp.figures import export
 
@@ -127,6 +129,23 @@ def check_folder(option: str, path: Path) -> None:
 
     if not path.absolute().parent.is_dir():
         raise BadInput(f"the folder of {option} {str(path)!r} does not exist. Make it first.")
+    check_writable(option, path)
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Refuse a path in whose nearest folder nothing can be made; tried with an empty folder that is taken away again."""
+    from tempfile import TemporaryDirectory
+
+    from interp.core.errors import BadInput
+
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        with TemporaryDirectory(dir=nearest, prefix=".interp-"):
+            pass
+    except OSError as error:
+        raise BadInput(
+            f"{option} {str(path)!r} cannot be written: {error.strerror} in {str(nearest)!r}. Choose another place."
+        ) from None
 
 
 def say_cost(cost: Any, lm: "LM") -> None:

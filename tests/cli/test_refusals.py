@@ -86,6 +86,7 @@ CASES = [
     ("capture atlas --sites hook_embed --max-disk 1kB", "raise the limit"),
     ("capture atlas --sites hook_embed --max-disk 20", "20GB"),
     ("capture atlas --sites hook_embed --stored-dtype int8", "bfloat16"),
+    ("direct atlas -o empty.txt/run", "cannot be written"),
     ("open nowhere", "Check the path"),
     ("open noweights", "no artefact"),
     ("sites atlas --like rsid", "Did you mean"),
