@@ -129,8 +129,7 @@ def _graph(result: "EdgeResult", n: int | None, theme: Theme) -> tuple[go.Figure
         if "size" in result.data.dims
         else min(40, int(graph.edges.sum()))
     )
-    how = str(result.data.attrs["extraction"])
-    table = result.circuit(wanted, how=how)
+    table = result.circuit(wanted)
     if len(table) > MOST_EDGES:
         raise BadInput(
             f"a circuit of {len(table)} edges cannot be read as a graph. Draw n={MOST_EDGES} or fewer, or by='matrix'."

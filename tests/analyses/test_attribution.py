@@ -7,9 +7,13 @@ import torch
 import interp
 import tests.oracle as oracle
 from interp.analyses.attribution import NODES, Attribution
-from interp.analyses.attribution.backward import fractions
+from interp.analyses.attribution.backward import fractions, point
+from interp.analyses.attribution.metric import Metric
+from interp.analyses.attribution.reading import held_norms
 from interp.analyses.pairs import pair_groups
+from interp.core.edit import call
 from interp.core.errors import BadInput, RaggedPair
+from interp.core.site import Site
 from interp.data import Prompt, PromptPair
 from interp.models.load import load, wrap
 from tests.models.tiny import tiny
@@ -25,12 +29,12 @@ def atlas():
 
 @pytest.fixture(scope="module")
 def linear():
-    return wired.linear()
+    return wired.linear(n_layers=2)
 
 
 @pytest.fixture(scope="module")
 def found(atlas):
-    return Attribution(nodes="z")(atlas, wired.world_pairs(3))
+    return Attribution(nodes="z", forms="noising")(atlas, wired.world_pairs(3))
 
 
 # -- known answers -----------------------------------------------------------------------------------------------------
@@ -83,9 +87,29 @@ def test_graddrop_finds_what_cancels_and_says_it_is_no_effect():
     assert (one.data["dropped"].values >= 0).all()
 
 
+def test_graddrop_is_of_the_gradients_that_the_score_is_of():
+    """With the fix a saturated query ranks by what it would do; with held norms, by slopes through held norms."""
+    case = wired.pair("left right up", "left right down")
+    one = Attribution(nodes="q", qk_fix=True, graddrop=True, verify=0)(wired.saturated(), case)
+    assert one.data["dropped"].values[0, :, 0, 0, 2] == pytest.approx(
+        3.0, abs=1e-3
+    )  # the gradient of a query is 2.5e-7
+    lm = wrap(tiny("gpt2", n_layer=2), words(), "gpt2")
+    pair = PromptPair(Prompt.of("w5 w9 w23 w41 w7", answer="w17", foil="w30"), Prompt.of("w5 w9 w60 w41 w7"))
+    group = pair_groups(lm, pair)[0]
+    metric, site = Metric.of("logit_diff", group), Site("z", 0)
+    for held in (True, False):
+        found = Attribution(nodes="z", graddrop=True, freeze_norms=held, verify=0, forms="noising")(lm, pair)
+        cut = [call(Site(kind, 1), lambda x: x.detach() + 0 * x) for kind in ("attn_out", "mlp_out")]
+        grad = point(lm, group.clean, [site], metric, edits=[*cut, *(held_norms(lm) if held else [])]).grads[site]
+        values = [lm.run(batch, capture=[site])[site].double() for batch in (group.clean, group.corrupted)]
+        want = ((values[0] - values[1]) * grad.double()).sum(-1)[0].T.abs().numpy()  # L - 1 = 1
+        assert np.abs(found.data["dropped"].values[0, 0, 0] - want).max() < 1e-4 * want.max()
+
+
 def test_a_null_model_agrees_with_nothing():
     """The metric reads nothing: no effect, no correlation, no rank, and the bound is zero."""
-    lm = wired.linear()
+    lm = wired.linear(n_layers=2)
     with torch.no_grad():
         lm.module.lm_head.weight.zero_()
     found = Attribution(nodes="z", bound=4, verify=4)(lm, wired.linear_pairs())
@@ -128,8 +152,8 @@ def test_scores_equal_plain_autograd(name, request):
     group = pair_groups(lm, pair)[0]
     ids, other = group.clean.tokens, group.corrupted.tokens
     answer, foil = int(group.answer[0]), int(group.foil[0])
-    for nodes in ("resid_post", "k", "neuron"):
-        found = Attribution(nodes=nodes, verify=0)(lm, pair)
+    for nodes in ("resid_post", "k", "neuron") if name == "stories260K-llama" else ("k", "neuron"):
+        found = Attribution(nodes=nodes, verify=0, forms="noising")(lm, pair)
         score = found.data["score"].sel(form="noising").values[0]
         for layer in (0, lm.spec.n_layers - 1):
             want = by_hand(lm.module, pair, "mlp_post" if nodes == "neuron" else nodes, layer, ids, other, answer, foil)
@@ -170,10 +194,10 @@ def test_held_norms_are_those_of_a_model_with_constant_scales(family):
     model = tiny(family)
     lm = wrap(model, words(), family)
     pair = PromptPair(Prompt.of("w5 w9 w23 w41 w7", answer="w17", foil="w30"), Prompt.of("w5 w9 w60 w41 w7"))
-    score = (
-        Attribution(nodes="mlp_out", verify=0, freeze_norms=True)(lm, pair).data["score"].sel(form="noising").values[0]
+    score, plain = (
+        Attribution(nodes="mlp_out", verify=0, freeze_norms=held, forms="noising")(lm, pair).data["score"].values[0, 0]
+        for held in (True, False)
     )
-    plain = Attribution(nodes="mlp_out", verify=0)(lm, pair).data["score"].sel(form="noising").values[0]
     group = pair_groups(lm, pair)[0]
     ids, other, answer, foil = group.clean.tokens, group.corrupted.tokens, int(group.answer[0]), int(group.foil[0])
 
@@ -214,7 +238,7 @@ def test_integrated_gradients_are_complete_and_the_rules_converge_as_they_must()
             one = Attribution(nodes="z", method="ig", rule=rule, steps=steps, verify=0)(lm, pair)
             off[rule, steps] = abs(float(one.completeness()["gap"].max()))
     assert 3.5 < off["left", 4] / off["left", 16] < 5 and 12 < off["midpoint", 4] / off["midpoint", 16] < 20
-    each = Attribution(nodes="attn_out", method="ig", path="activations", steps=12, verify=0)(lm, pair)
+    each = Attribution(nodes="attn_out", method="ig", path="activations", steps=8, verify=0, forms="noising")(lm, pair)
     gap = each.completeness()["gap"]
     assert gap.sizes["stage"] == 2 and float(abs(gap).max()) < 1e-3 and float(abs(each.data["moved"]).min()) > 1e-3
     with pytest.raises(BadInput, match="method='ig'"):
@@ -236,7 +260,7 @@ def test_agreement_with_patching_on_a_trained_model(found):
     assert set(found.top(3).columns) >= {"layer", "head", "pos", "magnitude", "true"}
     shuffled = found.data["true"].values.copy()
     rng = np.random.default_rng(0)
-    flat = shuffled.reshape(len(shuffled) * 2, -1)
+    flat = shuffled.reshape(len(shuffled), -1)
     for row in flat:
         known = np.isfinite(row) & (row != 0)
         row[known] = rng.permutation(row[known])
@@ -254,9 +278,10 @@ def test_nothing_happens_before_the_first_changed_token(found):
 
 def test_pairs_of_any_length_in_any_order_are_each_what_they_are_alone(atlas):
     pairs = wired.world_pairs(3)
-    together = Attribution(nodes="z", verify=0)(atlas, pairs[::-1])
+    how = Attribution(nodes="z", verify=0, forms="noising")
+    together = how(atlas, pairs[::-1])
     for place, pair in enumerate(pairs[::-1]):
-        alone = Attribution(nodes="z", verify=0)(atlas, pair).data
+        alone = how(atlas, pair).data
         width = alone.sizes["pos"]
         part = together.data["score"][place].isel(pos=slice(width)).values
         assert np.abs(part - alone["score"].values[0]).max() < 2e-4
@@ -267,13 +292,13 @@ def test_pairs_of_any_length_in_any_order_are_each_what_they_are_alone(atlas):
 def test_the_bound_holds_and_is_sharp_for_one_node(linear):
     pairs = wired.linear_pairs()[:2]
     full = Attribution(nodes="neuron", verify=5000, forms="noising")(linear, pairs)
-    some = Attribution(nodes="neuron", verify=6, bound=60, forms="noising")(linear, pairs)
+    some = Attribution(nodes="neuron", verify=3, bound=40, forms="noising")(linear, pairs)
     left = full.data["true"].where(some.data["chosen"] == 0).sel(form="noising")
     worst = abs(left).max(("layer", "neuron"))
     size = np.sqrt((left**2).sum(("layer", "neuron")))
     bound = some.bound()
     assert (bound.values >= worst.values).all() and (bound.values < 2 * size.values).all()
-    assert (some.data["chosen"].values == 2).sum() == (some.data["chosen"].values == 1).sum() == 2 * 6
+    assert (some.data["chosen"].values == 2).sum() == (some.data["chosen"].values == 1).sum() == 2 * 3
 
 
 def test_a_result_survives_the_disk(found, tmp_path):
@@ -285,13 +310,13 @@ def test_a_result_survives_the_disk(found, tmp_path):
 def test_metrics_other_than_the_difference(atlas):
     pair = wired.world_pairs(1)[0]
     for metric in ("logprob",):
-        one = Attribution(nodes="mlp_out", metric=metric)(atlas, pair)
+        one = Attribution(nodes="mlp_out", metric=metric, forms="noising")(atlas, pair)
         assert one.agreement()["cells"] > 10
         clean = float(one.data["clean"][0])
         assert clean <= 0 if metric == "logprob" else 0 <= clean <= 1
 
 
-def test_what_cannot_be_meant_is_refused(atlas):
+def test_what_cannot_be_meant_is_refused(atlas, linear):
     for options, match in (
         ({"nodes": "heads"}, "Did you mean|one of"), ({"qk_fix": True}, "softmax"), ({"nodes": "resid_post", "graddrop": True}, "stream"),
         ({"method": "ig", "graddrop": True}, "along a path"), ({"forms": ("noising", "noising")}, "once"), ({"bound": 1}, "spread"),
@@ -311,8 +336,9 @@ def test_what_cannot_be_meant_is_refused(atlas):
         Attribution(freeze_norms=True)(experts, pair)
     with pytest.raises(BadInput, match="gemma2"):
         Attribution(freeze_norms=True)(wrap(tiny("gemma2"), words(), "gemma2"), pair)
-    with pytest.raises(BadInput, match="verify=64"):
-        Attribution(verify=0)(atlas, wired.world_pairs(1)).agreement()
+    for options in ({}, {"bound": 2}):
+        with pytest.raises(BadInput, match="verify=64"):
+            Attribution(verify=0, forms="noising", **options)(linear, wired.linear_pairs()[2]).agreement()
 
 
 @pytest.mark.parametrize("family", ["gemma2", "qwen3_moe"])
@@ -344,7 +370,7 @@ def test_an_unproven_family_is_attributed_where_its_names_reach():
     with pytest.warns(UserWarning, match="unproven"):
         lm = wrap(model, words(), "granite")
     pair = PromptPair(Prompt.of("w5 w9 w23 w41", answer="w17", foil="w30"), Prompt.of("w5 w60 w23 w41"))
-    found = Attribution(nodes="resid_post", method="ig", steps=12, path="activations")(lm, pair)
+    found = Attribution(nodes="resid_post", method="ig", steps=12, path="activations", forms="noising")(lm, pair)
     assert float(abs(found.completeness()["gap"]).max()) < 0.05 * float(abs(found.data["moved"]).max())
     with pytest.raises(BadInput, match="resid_post"):
         Attribution(nodes="z")(lm, pair)

@@ -254,6 +254,21 @@ def test_a_circuit_found_on_a_trained_model_is_faithful_and_random_ones_are_not(
     assert found.top(5, by="signed")["score"].is_monotonic_decreasing
 
 
+def test_what_is_shown_is_what_was_run():
+    """Extraction, ranking and order of sizes follow the result into its tables and its headline."""
+    lm, pairs = wired.linear(n_layers=2, n_heads=1), wired.linear_pairs()[:1]
+    how = {"method": "eap", "verify": 0, "draws": 0, "extraction": "top", "by": "signed"}
+    found = EdgeAttribution(sizes=(9, 4), **how)(lm, pairs)
+    assert found.data["size"].values.tolist() == [4, 9]
+    for place, size in enumerate((4, 9)):
+        table = found.circuit(size)
+        assert set(zip(table["source"], table["destination"], strict=True)) == _members(found, place)
+    assert _members(found, 1) != set(
+        found.circuit(9, by="magnitude")[["source", "destination"]].itertuples(index=False, name=None)
+    )
+    assert any(f"of {int(found.data['edges'][1])} of" in name for name in found.headline())
+
+
 def _members(found, size):
     graph = found.graph
     return {(graph.sources[a], graph.destinations[b]) for a, b in np.argwhere(found.data["member"].values[size])}

@@ -69,7 +69,14 @@ def edges(*, circuits=True, layers=3, heads=2):
             "random_edges": (("size", "draw"), np.full((2, 3), 10)),
         }  # fmt: skip
         coords["size"] = [10, 30]
-    attrs = {"metric": "logit_diff", "n_layers": layers, "n_heads": heads, "parallel": False, "extraction": "greedy"}
+    attrs = {
+        "metric": "logit_diff",
+        "n_layers": layers,
+        "n_heads": heads,
+        "parallel": False,
+        "extraction": "greedy",
+        "by": "magnitude",
+    }
     return stamped(EdgeResult(xr.Dataset(data, coords, attrs)))
 
 

@@ -48,7 +48,8 @@ class Attribution(Analysis[AttributionResult]):
     graddrop: bool = False
     """Also rank nodes by gradients with one layer's outputs cut at a time: shows what cancels at this point. No effect size."""
     freeze_norms: bool = False
-    """Hold the scale of every norm constant in the gradient (a linear share of the logits), instead of letting it vary (the true slope)."""
+    """Hold the scale of every norm of the stream constant in the gradient (a linear share of the logits), instead of letting it vary (the
+    true slope). Norms of queries and keys inside attention vary in both."""
     path: Literal["embedding", "activations"] = "embedding"
     """For ig: interpolate the embedding, or each layer's own nodes with everything before them held."""
     steps: int = 10
@@ -64,7 +65,7 @@ class Attribution(Analysis[AttributionResult]):
     bos: bool | None = None
     """Put a BOS before each prompt; None follows the model's tokenizer."""
     rows: int = 16
-    """Pairs whose gradients are held at once; changes memory and speed, not the numbers."""
+    """Pairs whose gradients are held at once; changes memory and speed, and, where not all cells are verified, which ones are."""
     seed: int = 0
     """Names the random cells and halves."""
 

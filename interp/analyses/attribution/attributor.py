@@ -1,5 +1,6 @@
 """One group of pairs of one length: gradients, attributions in both forms, and the truth about some of the cells."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ class Attributor:
         score = self._ig(form, batch, scores) if config.method == "ig" else self._atp(form, batch)
         self._keep("score", score)
         if config.graddrop:
-            self._keep("dropped", self._graddrop(batch))
+            self._keep("dropped", self._graddrop(form, batch))
         self._verify(form, score)
 
     def _difference(self, site: Site) -> Tensor:
@@ -94,8 +95,12 @@ class Attributor:
         if not config.qk_fix:
             return plain
         self._keep("unfixed", plain)
+        return self._fixed(form, batch, [here.grads])[0].cpu().numpy()
+
+    def _fixed(self, form: str, batch: Batch, grads: Sequence[dict[Site, Tensor]]) -> Tensor:
+        """Attributions through the attention that patched queries or keys give, [gradient, pair, layer, head, pos]."""
         base, donor = ("clean", "corrupted") if form == "noising" else ("corrupted", "clean")
-        moved = fixed(lm, batch, config.nodes, self.ends[donor], self.ends[base], here.grads).cpu().numpy()
+        moved = fixed(self.lm, batch, self.config.nodes, self.ends[donor], self.ends[base], grads)
         return -moved if form == "noising" else moved
 
     def _ig(self, form: str, batch: Batch, scores: dict[str, Tensor]) -> np.ndarray:
@@ -127,13 +132,16 @@ class Attributor:
         self.totals.setdefault("attributed", []).append(attributed.cpu().numpy())
         self.totals.setdefault("moved", []).append(moved.cpu().numpy())
 
-    def _graddrop(self, batch: Batch) -> np.ndarray:
-        total: Tensor | None = None
-        for grads in dropped(self.lm, batch, self.sites, self.metric):
-            size = self._map(grads).abs()
-            total = size if total is None else total + size
-        assert total is not None
-        return (total / (self.lm.spec.n_layers - 1)).cpu().numpy()
+    def _graddrop(self, form: str, batch: Batch) -> np.ndarray:
+        """Of the same gradients as the score: with the fix, or with the norms held, where those are asked for."""
+        lm, layers = self.lm, range(self.lm.spec.n_layers)
+        edits = held_norms(lm) if self.config.freeze_norms else []
+        if self.config.qk_fix:
+            total = self._fixed(form, batch, list(dropped(lm, batch, [Site("z", n) for n in layers], self.metric)))
+        else:
+            cut = dropped(lm, batch, self.sites, self.metric, edits=edits)
+            total = torch.stack([self._map(grads) for grads in cut])
+        return (total.abs().sum(dim=0) / (len(layers) - 1)).cpu().numpy()
 
     def _verify(self, form: str, score: np.ndarray) -> None:
         """True effects of all cells, or of the best and of random ones; and the bound on those that are left."""
@@ -154,8 +162,9 @@ class Attributor:
         cells = np.argwhere(chosen > 0)
         if len(cells):
             true[(slice(None), *cells.T)] = truth.effects(cells.tolist())
-        self._keep("true", true)
-        self._keep("chosen", chosen)
+        if wanted:
+            self._keep("true", true)
+            self._keep("chosen", chosen)
         if config.bound:
             rest = np.argwhere(chosen == 0)
             found = (

@@ -95,13 +95,15 @@ def activation_path(
     return torch.stack(grads).mean(dim=0)
 
 
-def dropped(lm: LM, batch: Batch, sites: Sequence[Site], metric: Metric) -> Iterator[dict[Site, Tensor]]:
+def dropped(
+    lm: LM, batch: Batch, sites: Sequence[Site], metric: Metric, *, edits: Sequence[Edit] = ()
+) -> Iterator[dict[Site, Tensor]]:
     """For each layer, gradients of `sites` that do not pass through what this layer's attention and MLP add to the stream.
 
     A node of the dropped layer has gradient 0. One forward pass, a backward pass a layer.
     """
     outs = {layer: [Site("attn_out", layer), Site("mlp_out", layer)] for layer in range(lm.spec.n_layers)}
-    run = live(lm, batch, [*sites, *(site for pair in outs.values() for site in pair)])
+    run = live(lm, batch, [*sites, *(site for pair in outs.values() for site in pair)], edits)
     total = metric(run.last_logits).sum()
     for layer, both in outs.items():
         with _cut([run[site] for site in both]):

@@ -41,7 +41,7 @@ class EdgeResult(Result):
         edges [size], random_edges [size, draw] edges that were left after pruning
         member    [size, source, destination]   bool: the edges of the circuit
     coords: pair, source and destination (names, see `Graph`), size (edges asked for), draw; along pair known, answer, foil, predicted.
-    attrs: metric, method, rule, steps, n_layers, n_heads, parallel.
+    attrs: metric, method, rule, steps, n_layers, n_heads, parallel, extraction, by.
     """
 
     figure: ClassVar[str] = "edges"
@@ -69,8 +69,12 @@ class EdgeResult(Result):
         )
         return self._table(places, table)
 
-    def circuit(self, n: int, *, how: str = "greedy", by: str = "magnitude") -> "pd.DataFrame":
-        """The edges of a circuit of at most `n` edges after pruning, strongest first; `how` is 'greedy' or 'top'. Not run: see `sizes`."""
+    def circuit(self, n: int, *, how: str | None = None, by: str | None = None) -> "pd.DataFrame":
+        """The edges of a circuit of at most `n` edges after pruning, strongest first. Not run: see `sizes`.
+
+        `how` ('greedy' or 'top') and `by` ('magnitude' or 'signed') are by default those of the circuits that were run.
+        """
+        how, by = how or str(self.data.attrs["extraction"]), by or str(self.data.attrs["by"])
         one_of("how", how, ("greedy", "top"))
         if not 1 <= n <= self.graph.edges.sum():
             raise BadInput(f"a circuit of this graph has 1 to {int(self.graph.edges.sum()):,} edges; not {n}.")
@@ -215,7 +219,7 @@ def assemble(
         coords["size"] = list(config._sizes(graph))
     attrs = {
         "metric": config.metric, "method": config.method, "rule": config.rule, "steps": config.steps, "n_layers": graph.n_layers,
-        "n_heads": graph.n_heads, "parallel": graph.parallel, "extraction": config.extraction,
+        "n_heads": graph.n_heads, "parallel": graph.parallel, "extraction": config.extraction, "by": config.by,
     }  # fmt: skip
     return EdgeResult(xr.Dataset(data, coords, attrs))
 

@@ -114,7 +114,7 @@ class EdgeAttribution(Analysis[EdgeResult]):
             if getattr(self, name) < least:
                 raise BadInput(f"`{name}` must be at least {least}; not {getattr(self, name)}.")
         if self.sizes is not None:
-            object.__setattr__(self, "sizes", tuple(int(size) for size in self.sizes))
+            object.__setattr__(self, "sizes", tuple(sorted(int(size) for size in self.sizes)))
             if any(size < 1 for size in self.sizes) or len(set(self.sizes)) < len(self.sizes):
                 raise BadInput(f"`sizes` must be different numbers of edges, at least 1 each; not {self.sizes!r}.")
 

@@ -27,27 +27,36 @@ from interp.core.site import Site
 
 
 def fixed(
-    lm: LM, batch: Batch, kind: str, donor: dict[Site, Tensor], base: dict[Site, Tensor], grads: dict[Site, Tensor]
+    lm: LM,
+    batch: Batch,
+    kind: str,
+    donor: dict[Site, Tensor],
+    base: dict[Site, Tensor],
+    grads: Sequence[dict[Site, Tensor]],
 ) -> Tensor:
-    """(z' - z) . dM/dz of every query or key patched from `donor`, float64 [pair, layer, head, pos].
+    """(z' - z) . dM/dz of every query or key patched from `donor`, float64 [gradient, pair, layer, head, pos].
 
-    `donor` and `base` hold q or k [pair, pos, head, d_head] of both runs, `base` and `grads` also z. For k, heads are key/value heads.
+    `donor` and `base` hold q or k [pair, pos, head, d_head] of both runs, `base` also z, and each of `grads` dM/dz. For k, heads are
+    key/value heads.
     """
     spec, layers, width = lm.spec, range(lm.spec.n_layers), batch.tokens.shape[1]
 
     def effects(edits: Sequence[Edit]) -> Tensor:
-        """(z' - z) . dM/dz [layer, pair, pos, head]."""
+        """(z' - z) . dM/dz [gradient, layer, pair, pos, head]."""
         patched, z = _patched(lm, batch, edits, base), [Site("z", layer) for layer in layers]
-        return torch.stack([((patched[n] - base[z[n]]).double() * grads[z[n]].double()).sum(dim=-1) for n in layers])
+        moved = [patched[layer].double() - base[z[layer]].double() for layer in layers]
+        return torch.stack(
+            [torch.stack([(moved[n] * one[z[n]].double()).sum(dim=-1) for n in layers]) for one in grads]
+        )
 
     if kind == "q":
         moved = effects([replace(Site("q", layer), donor[Site("q", layer)]) for layer in layers])
-        return rearrange(moved, "layer pair pos head -> pair layer head pos")
-    out = torch.zeros(len(batch), spec.n_layers, spec.n_kv_heads, width, dtype=torch.float64)
+        return rearrange(moved, "gradient layer pair pos head -> gradient pair layer head pos")
+    out = torch.zeros(len(grads), len(batch), spec.n_layers, spec.n_kv_heads, width, dtype=torch.float64)
     for pos in _differing(kind, donor, base, width):
         at = At.index(pos)
-        moved = effects([replace(Site("k", layer), donor[Site("k", layer)], at=at) for layer in layers]).sum(dim=2)
-        groups = rearrange(moved, "layer pair (kv group) -> pair layer kv group", kv=spec.n_kv_heads)
+        moved = effects([replace(Site("k", layer), donor[Site("k", layer)], at=at) for layer in layers]).sum(dim=3)
+        groups = rearrange(moved, "gradient layer pair (kv group) -> gradient pair layer kv group", kv=spec.n_kv_heads)
         out[..., pos] = groups.sum(dim=-1).cpu()
     return out
 

@@ -71,6 +71,8 @@ class Request:
             raise BadInput(
                 f"the request for {self.prompt.text!r} has no target tokens. Build it with Request.of(lm, ...)."
             )
+        if self.held_noise is not None and self.noise is None:
+            raise BadInput("`held_noise` is for evaluation beside `noise`, which is not there. Give both, or neither.")
         for name, noise in {"noise": self.noise, "held_noise": self.held_noise}.items():
             if noise is not None and noise.ndim != 3:
                 raise BadInput(f"`{name}` must be shaped [draw, token, d_model]; not {tuple(noise.shape)}.")

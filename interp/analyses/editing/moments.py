@@ -69,8 +69,9 @@ class SecondMoments:
 
     def damped(self, layer: int) -> Tensor:
         """C of a layer with the damping on its diagonal, float64 [d_mlp, d_mlp]."""
-        matrix = self.matrices[layer]
-        return matrix + self.damping * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)
+        matrix = self.matrices[layer].clone()
+        matrix.diagonal().add_(self.damping * matrix.diagonal().mean())
+        return matrix
 
     def scale(self, layer: int) -> float:
         """E|k|^2, the trace of C: the squared length of a usual key."""

@@ -161,18 +161,19 @@ def _target(
 
 def false_answer(prompt: Prompt, facts: Sequence[Prompt] = (), *, seed: int = 0) -> str:
     """A wrong answer: the prompt's foil, CounterFact's `target_new`, or by seed another answer of its relation. Raises `BadInput`."""
-    if prompt.foil is not None:
-        return prompt.foil
-    given = prompt.meta.get("target_new")
+    true = str(prompt.answer).strip()
+    given = prompt.foil if prompt.foil is not None else prompt.meta.get("target_new")
     given = given.get("str") if isinstance(given, dict) else given
     if isinstance(given, str) and given.strip():
+        if given.strip() == true:
+            raise BadInput(f"the false answer of {prompt.text!r} is its true one, {given!r}. Give it another `foil`.")
         return given
     relation = relation_of(prompt)
     if in_world(prompt):
         answers = {" " + one for one in RELATIONS[relation]}
     else:
         answers = {str(one.answer) for one in facts if relation is not None and relation_of(one) == relation}
-    others = sorted(answers - {str(prompt.answer)})
+    others = sorted(one for one in answers if one.strip() != true)
     if not others:
         raise BadInput(
             f"no false answer is at hand for {prompt.text!r}: it has no foil, and no other fact has its relation ({relation!r}). "

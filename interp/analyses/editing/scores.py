@@ -142,6 +142,11 @@ def probe(
     for part, prompts in (("paraphrase", request.paraphrases), ("neighbour", request.neighbours)):
         for place, prompt in enumerate(prompts):
             read = _read(lm, prompt, len(request.ids))
+            if part == "paraphrase" and noise is not None and "subject" not in read.spans:
+                raise BadInput(
+                    f"the paraphrase {prompt.text!r} marks no subject, so there is nothing to put the noise on, and its score would be "
+                    f"that of the model without noise. Name the subject {request.subject!r} in it: Prompt.of(text, subject=...)."
+                )
             noised = draws[place % len(draws)] if part == "paraphrase" else None
             items.append(Item(read, request.ids, noise=noised))
             parts.append(part)

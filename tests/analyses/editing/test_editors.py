@@ -90,12 +90,12 @@ def test_fine_tuning_learns_within_its_clamp(lm, request_of):
 
 
 def test_fine_tuning_edits_most_facts_of_atlas(lm):
-    requests = requests_for(lm, interp.reference.facts("atlas", 6), "error_injection")
+    requests = requests_for(lm, interp.reference.facts("atlas", 4), "error_injection")
     editor, done = FineTuning(relative=True, lr=0.05, clamp=0.2), 0
     for request in requests:
         with editor.edit(lm, [request], layers=0).apply(lm):
             done += int(lm.run(lm.encode(request.prompt.text)).last_logits[0].argmax()) == request.ids[0]
-    assert done >= 5
+    assert done == 4
 
 
 def test_the_clamp_of_large_models_changes_nothing_here(lm, request_of):
@@ -177,12 +177,12 @@ def test_real_checkpoints_are_edited_end_to_end(real_models, name):
     )
     request = Request.of(model, prompt, " snow")
     moments = second_moments(model, ["Once upon a time there was a cat. It liked to run and play all day."] * 3, [1, 2])
-    judge = probe(model, request, texts=2, tokens=5)
+    judge = probe(model, request, texts=2, tokens=3)
     untouched = measure(model, judge)
     scores = {}
     for editor in (
-        ROME(key="bare", lr=0.2, prefixes=()),
-        MEMIT(key="bare", window=2, lr=0.1, clamp_factor=4.0, mom2_weight=1.0, prefixes=()),
+        ROME(key="bare", lr=0.2, steps=10, prefixes=()),
+        MEMIT(key="bare", window=2, lr=0.1, steps=10, clamp_factor=4.0, mom2_weight=1.0, prefixes=()),
         FineTuning(relative=True, lr=0.05, clamp=0.5),
     ):
         change = editor.edit(model, [request], layers=[1, 2] if editor.name == "MEMIT" else 1, moments=moments)

@@ -1,5 +1,7 @@
 """Editing problems: targets, noise, paraphrases and neighbours are what they say."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def facts():
-    return interp.reference.facts("atlas", 5)
+    return interp.reference.facts("atlas", 3)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -37,16 +39,17 @@ def test_targets_and_objectives(lm, facts, problem):
 
 
 def test_tracing_reversal_targets_are_what_the_noised_model_says_and_no_part_of_the_prompt(lm, facts):
-    for request in requests_for(lm, facts, "tracing_reversal"):
+    requests = requests_for(lm, facts, "tracing_reversal")
+    for request in requests:
         assert len(request.ids) == 1 and request.target not in request.prompt.text
         assert request.target != request.prompt.answer
-    tokens = requests_for(lm, facts, "tracing_reversal")[0].tokens(lm)
+    tokens = requests[0].tokens(lm)
     assert noised_answer(lm, tokens, torch.full((9, lm.spec.d_model), 1e-9)) == tokens.answer_ids  # the truth
 
 
 def test_an_answer_that_survives_the_noise_is_listed_not_dropped_silently(lm, facts):
     with pytest.raises(BadInput, match="survives 10 draws"):
-        requests_for(lm, facts, "tracing_reversal", noise=1e-6)
+        requests_for(lm, facts[:1], "tracing_reversal", noise=1e-6)
     foiled = [Prompt.of("The main crop of Zozdashud is", answer=" rice", foil=" rye", subject="Zozdashud", id="a")]
     lonely = Prompt.of("The main crop of Crivik is", answer=" rice", subject="Crivik", id="b")
     requests = requests_for(lm, [*foiled, lonely], "error_injection")
@@ -114,6 +117,18 @@ def test_bad_input(lm, facts):
         requests_for(lm, facts, "fact_forcing", draws=0)
     with pytest.raises(SpanError, match="last token"):
         Request.of(lm, Prompt.of("The main crop is", answer=" rice"))
+
+
+def test_a_false_answer_is_false_and_noise_has_a_place(lm, facts):
+    for given in ({"foil": " rice"}, {"meta": {"target_new": {"str": "rice"}}}):
+        with pytest.raises(BadInput, match="true one"):
+            false_answer(Prompt.of("The main crop of Crivik is", answer=" rice", subject="Crivik", **given))
+    forced = requests_for(lm, facts[:1], "fact_forcing", draws=1, n_paraphrases=0)[0]
+    unmarked = dataclasses.replace(forced, paraphrases=(Prompt.of("What grows there is"),))
+    with pytest.raises(BadInput, match="marks no subject"):
+        probe(lm, unmarked, essence=None)  # its score would be that of the quiet model
+    with pytest.raises(BadInput, match="held_noise"):
+        dataclasses.replace(forced, noise=None)
 
 
 def test_presets_are_the_papers():

@@ -47,7 +47,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def moments(lm):
-    return second_moments(lm, interp.reference.text("atlas", 60), range(4))
+    return second_moments(lm, interp.reference.text("atlas", 40), range(4))
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def test_prefixes_are_seeded_and_the_subject_is_found_behind_them(lm, facts):
 @pytest.mark.parametrize("key", ["bare", "mean"])
 def test_rome_edits_facts_of_atlas(lm, moments, facts, prefixes, key):
     editor = ROME(essence="In {},", prefixes=prefixes[:2], key=key)
-    requests = requests_for(lm, facts[: 10 if key == "mean" else 5], "error_injection")
+    requests = requests_for(lm, facts[: 5 if key == "mean" else 3], "error_injection")
     others = lm.encode([fact.text for fact in facts[10:]])
     usual = lm.run(others).last_logits.argmax(-1)
     before = lm.fingerprint()
@@ -253,7 +253,7 @@ def test_where_nobody_reads_the_value_nothing_is_edited(lm, moments, facts, pref
 
 def test_atlas_is_edited_early_as_its_facts_lie_early(lm, moments, facts, prefixes):
     editor = ROME(essence="In {},", prefixes=prefixes[:1])
-    requests = requests_for(lm, facts[:3], "error_injection")
+    requests = requests_for(lm, facts[:2], "error_injection")
     score = {}
     for layer in (0, 2):
         found = []
@@ -286,7 +286,7 @@ def test_every_problem_can_be_solved(lm, moments, facts, prefixes, problem):
 
 
 def test_memit_grants_several_requests_at_once(lm, moments, facts, prefixes):
-    requests = requests_for(lm, facts[:4], "error_injection")
+    requests = requests_for(lm, facts[:3], "error_injection")
     editor = MEMIT(window=2, lr=0.2, clamp_factor=2.0, mom2_weight=20.0, essence="In {},", prefixes=prefixes[:1])
     change = editor.edit(lm, requests, layers=[0, 1], moments=moments)
     assert list(change.deltas) == ["W_out.0", "W_out.1"]
@@ -294,15 +294,9 @@ def test_memit_grants_several_requests_at_once(lm, moments, facts, prefixes):
     with change.apply(lm):
         for request in requests:
             done.append(int(lm.run(lm.encode(request.prompt.text)).last_logits[0].argmax()) == request.ids[0])
-    assert sum(done) >= 3 and max(change.log["missing"]) < 0.4
-    alone = find_alone(lm, requests, editor, moments)
-    assert np.allclose(
-        change.log["change_norm"], alone, rtol=0.02
-    )  # requests are optimised side by side, unseen by each other
-
-
-def find_alone(lm, requests, editor, moments):
-    return [editor.edit(lm, [one], layers=[0, 1], moments=moments).log["change_norm"][0] for one in requests[:5]]
+    assert all(done) and max(change.log["missing"]) < 0.4
+    alone = editor.edit(lm, requests[1:2], layers=[0, 1], moments=moments).log["change_norm"][0]
+    assert change.log["change_norm"][1] == pytest.approx(alone, rel=0.02)  # side by side, unseen by each other
 
 
 def test_ridge_edits_less_and_stops_early(lm, moments, facts, prefixes):
