@@ -1,5 +1,7 @@
 """Circuits: the planted tracker is found and judged as it must be, the null is not; floors, guards, refusals; and what ablation does."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -381,6 +383,29 @@ def test_a_head_of_two_groups_at_one_place_goes_with_both():
     circuit = Circuit.parse("a@last=1.0+1.1,b@last=1.0")
     assert removal(circuit, [("a", 1, 0)]) == frozenset()
     assert removal(circuit, [("a", 1, 0), ("b", 1, 0)]) == {("last", (1, 0))}
+
+
+def test_a_head_that_two_groups_share_is_needed_as_often_as_alone(lm, pairs):
+    shared = CircuitEvaluation(circuit=f"{WHOLE},again@last=3.0", draws=1, random=1)(lm, pairs)
+    table = shared.minimality().set_index("node")
+    assert table.loc["D 3.0", "worth"] == table.loc["again 3.0", "worth"] > 1 and table["keep"].all()
+    assert shared.minimal == shared.circuit and abs(shared.faithfulness()["minimal"] - 1) < 1e-6
+    heads = dict(zip(shared.data["variant"].values.tolist(), shared.data["heads"].values.tolist(), strict=True))
+    assert heads["circuit"] == heads["minimal"] == heads["random 0"] == 4  # counted once
+
+
+def test_a_mean_of_few_prompts_is_the_prompt_itself_and_refused(lm, pairs):
+    with pytest.raises(BadInput, match="at least 8 prompts, counting both of a pair; there are 6"):
+        CircuitEvaluation(circuit=WHOLE, draws=1, random=1)(lm, pairs[:3])
+
+
+@pytest.mark.parametrize("number", [-1, 1.7, True, "1"])
+def test_numbers_of_heads_are_whole(number):
+    with pytest.raises(BadInput, match=f"'movers' has the number {number!r}"):
+        Circuit.of({"movers": [(number, 0)]})
+    row = {"name": "movers", "at": "last", "heads": [[number, 0]], "reads": "", "into": ""}
+    with pytest.raises(BadInput, match="Give layer and head as 0, 1"):
+        Circuit.from_json(json.dumps({"groups": [row]}))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 from interp.core.errors import BadInput, listing
@@ -41,7 +42,13 @@ class Group:
 
     def __post_init__(self) -> None:
         read(self.at)
-        heads = tuple((int(layer), int(head)) for layer, head in self.heads)
+        heads = tuple((layer, head) for layer, head in self.heads)
+        for number in (number for head in heads for number in head):
+            if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
+                raise BadInput(
+                    f"a head of the group {self.name!r} has the number {number!r}. Give layer and head as 0, 1, ..."
+                )
+        heads = tuple((int(layer), int(head)) for layer, head in heads)
         if len(set(heads)) < len(heads):
             raise BadInput(f"the group {self.name!r} names a head twice: {_written(heads)}.")
         object.__setattr__(self, "heads", tuple(sorted(heads)))
@@ -136,6 +143,11 @@ class Circuit:
     def roles(self) -> tuple[str, ...]:
         """Positions of its groups, each once."""
         return tuple(dict.fromkeys(group.at for group in self.groups))
+
+    @property
+    def size(self) -> int:
+        """Heads at their positions; one that two groups of a position share counts once, while `len` counts it in each."""
+        return sum(len(self.at(role)) for role in self.roles)
 
     def at(self, role: str) -> frozenset[Head]:
         """Heads that it has at a position, over all groups there."""

@@ -141,12 +141,12 @@ class CircuitEvaluation(Discovering[CircuitResult]):
             else None
         )
         names += ["empty", *(f"random {number}" for number in range(len(drawn)))]
-        sizes = [-1, -1, len(circuit), 0, *(len(one) for one in drawn)]
+        sizes = [-1, -1, circuit.size, 0, *(one.size for one in drawn)]
         if small is not None:
             pruned = circuit.keep(node for node, kept in zip(circuit.nodes, small.keep, strict=True) if kept)
             scores.append(bench.scores("circuit", [removal(circuit, set(circuit.nodes) - set(pruned.nodes))]))
             names.append("minimal")
-            sizes.append(len(pruned))
+            sizes.append(pruned.size)
         draws: list[Draw] = halves(circuit, self.draws, seed=self.seed)
         return Evaluated(names, sizes, scores, draws, *completeness(bench, circuit, draws), small, drawn)
 

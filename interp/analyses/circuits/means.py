@@ -42,8 +42,13 @@ class Means:
     def over(
         cls, lm: LM, groups: Sequence[PairGroup], sites: Sequence[Site], *, roles: Sequence[str], by: str
     ) -> "Means":
-        """Means of `sites` over the clean and corrupted prompts of all groups."""
+        """Means of `sites` over the clean and corrupted prompts of all groups. Raises `BadInput` for too few of them."""
         found = cls(by, tuple(roles))
+        if by == "role" and (prompts := 2 * sum(len(group) for group in groups)) < FEWEST:
+            raise BadInput(
+                f"means need at least {FEWEST} prompts, counting both of a pair; there are {prompts}. Of fewer a mean mostly repeats the "
+                f"prompt that it stands in for, and nothing would be ablated. Bring at least {FEWEST // 2} pairs."
+            )
         if by == "position":
             each: dict[int, int] = {}
             for group in groups:

@@ -65,6 +65,12 @@ def removal(circuit: Circuit, nodes: Iterable[Node]) -> Removal:
     return frozenset((role, head) for role in circuit.roles for head in circuit.at(role) - rest.at(role))
 
 
+def twins(circuit: Circuit, nodes: Iterable[Node]) -> frozenset[Node]:
+    """The nodes, and the same heads in other groups of the same position: whether a head is needed is not a question of its group."""
+    gone = {(circuit[name].at, layer, head) for name, layer, head in nodes}
+    return frozenset(node for node in circuit.nodes if (circuit[node[0]].at, *node[1:]) in gone)
+
+
 def random_circuits(circuit: Circuit, every: Iterable[Head], n: int, *, seed: int) -> list[Circuit]:
     """Circuits with as many different heads at each position as this one, drawn without replacement from all heads."""
     pool = sorted(every)
@@ -102,7 +108,7 @@ def minimality(bench: Bench, circuit: Circuit, *, how: str, share: float, thresh
     """Which heads the circuit cannot do without. Needs the recorded run `circuit`."""
 
     def accuracy(sets: Sequence[frozenset[Node]]) -> np.ndarray:
-        scores = bench.scores("circuit", [removal(circuit, nodes) for nodes in sets])
+        scores = bench.scores("circuit", [removal(circuit, twins(circuit, nodes)) for nodes in sets])
         return correct(scores, how).mean(axis=1)
 
     return worth_of(accuracy, circuit, share=share, threshold=threshold)
