@@ -310,6 +310,19 @@ def test_what_is_exactly_nothing_is_not_significant(atlas, pairs):
     assert not found.significant(known=False).any() and float(found.p_values(known=False).min()) == 1.0
 
 
+def test_heads_and_mlps_are_corrected_together(atlas, pairs):
+    from interp.core.stats import holm, sign_flip_test
+
+    both = PathPatching(senders=("heads", "mlps"))(atlas, pairs)
+    effects = [both.effects(senders=kind) for kind in both.senders]
+    flat = np.concatenate([part.values.reshape(len(part), -1) for part in effects], axis=1)
+    idle = (flat == 0).all(axis=0)
+    want = np.where(idle, 1.0, holm(np.where(idle, np.nan, sign_flip_test(flat, name="paths"))))
+    got = np.concatenate([both.p_values(known=False, senders=kind).values.ravel() for kind in both.senders])
+    assert np.array_equal(got, want)
+    assert int((~idle).sum()) == both._tests(known=False) > PathPatching()(atlas, pairs)._tests(known=False)
+
+
 def test_shares_of_nothing_are_refused(atlas, pairs):
     found = PathPatching()(atlas, pairs)
     assert np.isfinite(found.normalised(known=False)).all()

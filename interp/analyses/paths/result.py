@@ -48,6 +48,11 @@ class PathResult(Result):
     effect: ClassVar[bool] = True
 
     @property
+    def senders(self) -> tuple[str, ...]:
+        """Which of heads and MLPs spoke."""
+        return tuple(kind for kind, name in (("heads", "score"), ("mlps", "score_mlp")) if name in self.data)
+
+    @property
     def n_known(self) -> int:
         """Pairs whose answer the model gives in the clean run."""
         return int(self.data["known"].values.sum())
@@ -117,17 +122,24 @@ class PathResult(Result):
     ) -> xr.DataArray:
         """Two-sided p-values that a path does nothing on average, by sign flips over pairs, [receiver, role, layer, head].
 
-        `correction` over all paths of this result: holm, bh or none. Paths that cannot exist (senders above their receivers) have
-        effects of exactly zero and p = 1; they are not counted as tests.
+        `correction` over all paths of this result, of heads and MLPs together: holm, bh or none. Paths that cannot exist (senders above
+        their receivers) have effects of exactly zero and p = 1; they are not counted as tests.
         """
         one_of("correction", correction, ["holm", "bh", "none"])
-        part = self.effects(metric, senders=senders).isel(pair=self._keep(known))
-        cells = part.size // max(1, part.sizes["pair"])
-        p = sign_flip_test(part, axis="pair", n=max(9999, 40 * cells), name="paths")
-        idle = (part == 0).all("pair")
+        self._score(senders)  # says where these were no senders
+        keep = self._keep(known)
+        parts = {kind: self.effects(metric, senders=kind).isel(pair=keep) for kind in self.senders}
+        cells = sum(part.size for part in parts.values()) // max(1, len(keep))
+        tested: dict[str, xr.DataArray] = {}
+        for kind, part in parts.items():
+            p = sign_flip_test(part, axis="pair", n=max(9999, 40 * cells), name="paths")
+            tested[kind] = p.where(~(part == 0).all("pair"))
         adjust = {"holm": holm, "bh": benjamini_hochberg, "none": lambda x: x}[correction]
-        adjusted = adjust(p.where(~idle))
-        return adjusted.where(~idle, 1.0).where(part.notnull().any("pair")).rename("p")
+        flat = adjust(np.concatenate([p.values.ravel() for p in tested.values()]))
+        start = sum(tested[kind].size for kind in self.senders[: self.senders.index(senders)])
+        mine, part = tested[senders], parts[senders]
+        adjusted = mine.copy(data=flat[start : start + mine.size].reshape(mine.shape))
+        return adjusted.where(~(part == 0).all("pair"), 1.0).where(part.notnull().any("pair")).rename("p")
 
     def significant(
         self, alpha: float = 0.05, *, metric: str = "logit_diff", known: bool = True, senders: str = "heads"
@@ -137,14 +149,12 @@ class PathResult(Result):
 
     def reachable(self, alpha: float = 0.05, *, known: bool = True) -> bool:
         """Whether any path could be significant at `alpha` with so few pairs: 2 / 2^pairs times the number of tests is the least p."""
-        senders = "heads" if "score" in self.data else "mlps"
-        effects = self.effects(senders=senders).isel(pair=self._keep(known))
-        return bool(2.0 * 0.5 ** effects.sizes["pair"] * self._tests(effects) <= alpha)
+        return bool(2.0 * 0.5 ** len(self._keep(known)) * self._tests(known) <= alpha)
 
-    @staticmethod
-    def _tests(effects: xr.DataArray) -> int:
-        """Paths that are not exactly idle."""
-        return int(((effects != 0) & effects.notnull()).any("pair").sum())
+    def _tests(self, known: bool) -> int:
+        """Paths, of heads and MLPs together, that are not exactly idle."""
+        every = (self.effects(senders=kind).isel(pair=self._keep(known)) for kind in self.senders)
+        return sum(int(((effects != 0) & effects.notnull()).any("pair").sum()) for effects in every)
 
     def top(self, n: int = 10, *, metric: str = "logit_diff", known: bool = True) -> "pd.DataFrame":
         """The `n` heads with the largest mean effects by magnitude: receiver, role, layer, head, effect, ci_lo, ci_hi, p."""
@@ -159,21 +169,21 @@ class PathResult(Result):
         known = self.n_known > 0
         total = self.total_effect(known=known)
         who = f"{int(total['n'])} known" if known else f"all {int(total['n'])}, none known"
-        senders = "heads" if "score" in self.data else "mlps"
+        senders = self.senders[0]
         means = self.mean(known=known, senders=senders)["mean"]
         flat = int(np.nanargmax(np.abs(means.values)))
         place = np.unravel_index(flat, means.shape)
         at = {str(dim): means[dim].values[index] for dim, index in zip(means.dims, place, strict=True)}
         name = f"{at['layer']}.{at['head']}" if senders == "heads" else f"MLP {at['layer']}"
-        p = self.p_values(known=known, senders=senders)
-        tests = self._tests(self.effects(senders=senders).isel(pair=self._keep(known)))
+        found = sum(int((self.p_values(known=known, senders=kind) <= 0.05).sum()) for kind in self.senders)
+        tests = self._tests(known)
         beyond = "" if self.reachable(known=known) else "; out of reach with so few pairs"
         return {
             f"logit difference, clean - corrupted ({who})": total["effect"],
             f"strongest: {name} at {at['role']} to {at['receiver']} ({self.data.attrs['freeze']})": float(
                 means.values[place]
             ),
-            f"paths with p <= 0.05 (Holm, of {tests}{beyond})": float((p <= 0.05).sum()),
+            f"paths with p <= 0.05 (Holm, of {tests}{beyond})": float(found),
         }
 
     def thumbnail(self) -> xr.DataArray | None:
