@@ -14,9 +14,8 @@ from interp.analyses.tracing.sweep import Sweep
 from interp.core.errors import ArtifactError, BadInput, SpanError
 from interp.data import Prompt, PromptPair, Task
 from interp.models.load import wrap
-from interp.models.reference import as_lm
+from interp.models.reference import as_lm, flag_pair, flags
 from interp.models.reference import planted as wired
-from interp.models.reference.planted.flags import flag_pair, flags
 from tests.models.tiny import VOCAB, tiny
 
 PROB, LOGPROB, GAP, RANK = range(len(METRICS))
@@ -245,7 +244,7 @@ def test_what_is_not_defined_is_never_averaged(lm):
 def test_batches_give_the_numbers_of_one_by_one(lm):
     options = {
         "window": 2,
-        "noise_samples": 3,
+        "noise_samples": 2,
         "direction": ("denoise", "noise"),
         "kinds": ("attn", "hidden_without_mlp"),
     }

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .planted import expected_patterns as expected_patterns
     from .planted import fact as fact
     from .planted import fact_map as fact_map
+    from .planted import flag_pair as flag_pair
+    from .planted import flags as flags
     from .planted import gate_pairs as gate_pairs
     from .planted import gates as gates
     from .planted import induction as induction
@@ -47,9 +49,9 @@ if TYPE_CHECKING:
     from .planted import window as window
 
 _PLANTED = (
-    "Channel", "Concept", "Planted", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "gate_pairs",
-    "gates", "induction", "prefix_score", "repeated", "sharpened", "tracker", "tracker_desiderata", "tracker_pairs", "uniform_score",
-    "window",
+    "Channel", "Concept", "Planted", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "flag_pair",
+    "flags", "gate_pairs", "gates", "induction", "prefix_score", "repeated", "sharpened", "tracker", "tracker_desiderata",
+    "tracker_pairs", "uniform_score", "window",
 )  # fmt: skip
 _CHECKPOINTS = ("atlas", "atlas-tuned")
 

@@ -15,13 +15,14 @@ which those of trained models are not. Each constructor takes `null=True` for th
 from .channels import Channel, channels
 from .concepts import Concept, concepts
 from .fact import counterfactual, fact, fact_map, window
+from .flags import flag_pair, flags
 from .gates import gate_pairs, gates
 from .induction import expected_patterns, induction, prefix_score, repeated, uniform_score
 from .tracker import sharpened, tracker, tracker_desiderata, tracker_pairs
 from .wiring import Planted
 
 __all__ = [
-    "Channel", "Concept", "Planted", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "gate_pairs",
-    "gates", "induction", "prefix_score", "repeated", "sharpened", "tracker", "tracker_desiderata", "tracker_pairs", "uniform_score",
-    "window",
+    "Channel", "Concept", "Planted", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "flag_pair",
+    "flags", "gate_pairs", "gates", "induction", "prefix_score", "repeated", "sharpened", "tracker", "tracker_desiderata",
+    "tracker_pairs", "uniform_score", "window",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ windows of one layer:
     both   state         1   1   1                1   1   1
 
 So of an AND denoising finds no writer and noising finds both; of an OR the reverse (Heimersheim & Nanda 2024). Attention does nothing.
-`gates` asks the same of heads.
+`gates` asks the same of heads, which patching restores; whole attention layers would hold both of its heads at once.
 """
 
 from typing import TYPE_CHECKING, Literal

@@ -16,7 +16,7 @@ Clean prompts have both, corrupted ones neither, so the logit difference goes fr
 Both heads together, the whole attention of layer 0, the MLP of layer 1 and the last token's stream from layer 0's end on are 1 in both
 directions; all other heads and layer 0's MLP are 0 in both. The embedding of one word behaves as the head that reads it. (Heimersheim
 and Nanda 2024, "How to use and interpret activation patching".) Everything is exact but for rounding: neurons are driven so far that
-GELU is a ReLU.
+GELU is a ReLU. `flags` asks the same of whole MLPs, which causal tracing restores.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
