@@ -22,6 +22,10 @@ def rank_one(
     """The rank-one change that gives `key` what it is `missing`; `solved` is C^-1 key. Float64."""
     key, missing, solved = key.double(), missing.double(), solved.double()
     along = key @ solved
+    if not torch.isfinite(along):
+        raise BadInput(
+            "the key, or what the second moments make of it, holds numbers that are not finite. Use a wider dtype."
+        )
     if not float(along) > 0:
         raise BadInput(
             "the key is zero (no neuron fires at the subject's last token), so no change of W_out reaches it."

@@ -36,13 +36,13 @@ PARTS = ("rewrite", "paraphrase", "neighbourhood")
 
 
 def rewrite_score(before: float, after: float) -> float:
-    """(p' - p) / (1 - p), at least 2e-8; nan where p is 1 and nothing can be gained."""
-    return float("nan") if before >= 1 else max(FLOOR, 1 - (1 - after) / (1 - before))
+    """(p' - p) / (1 - p), at least 2e-8; nan where p is 1 and nothing can be gained, or a probability is nan."""
+    return float("nan") if before >= 1 else float(np.maximum(FLOOR, 1 - (1 - after) / (1 - before)))
 
 
 def erase_score(before: float, after: float) -> float:
-    """(p - p') / p, at least 0; nan where p is 0 and nothing can be lost."""
-    return float("nan") if before <= 0 else max(0.0, (before - after) / before)
+    """(p - p') / p, at least 0; nan where p is 0 and nothing can be lost, or a probability is nan."""
+    return float("nan") if before <= 0 else float(np.maximum(0.0, (before - after) / before))
 
 
 def neighbourhood_score(before: float, after: float) -> float:
@@ -52,7 +52,7 @@ def neighbourhood_score(before: float, after: float) -> float:
 
 def essence_score(before: float, after: float) -> float:
     """1 - the growth of perplexity, cut to 0...5, over 5."""
-    return 1 - min(max(after - before, 0.0), 5.0) / 5
+    return 1 - float(np.clip(after - before, 0.0, 5.0)) / 5
 
 
 def overall(parts: Sequence[float], how: Literal["harmonic", "arithmetic"] = "harmonic") -> float:
@@ -199,7 +199,9 @@ def edit_scores(before: Measured, after: Measured, objective: Objective = "raise
     moved = rewrite_score if objective == "raise" else erase_score
     paraphrase = _mean([moved(*pair) for pair in zip(before.paraphrase, after.paraphrase, strict=True)])
     near = _mean([neighbourhood_score(*pair) for pair in zip(before.neighbour, after.neighbour, strict=True)])
-    kept = _mean([min(1.0, new / old) for old, new in zip(before.kept, after.kept, strict=True) if old > 0])
+    kept = _mean(
+        [float(np.minimum(1.0, new / old)) for old, new in zip(before.kept, after.kept, strict=True) if old > 0]
+    )
     no_essence = np.isnan(before.perplexity) or np.isnan(after.perplexity)
     essence = float("nan") if no_essence else essence_score(before.perplexity, after.perplexity)
     parts = (moved(before.rewrite, after.rewrite), paraphrase, near)

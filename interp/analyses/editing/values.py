@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.core.batch import At, Batch
 from interp.core.edit import add
-from interp.core.errors import BadInput, one_of
+from interp.core.errors import BadInput, InterpError, listing, one_of
 from interp.core.lm import LM
 from interp.core.site import Site
 from interp.data.tokens import tokenize
@@ -158,7 +158,10 @@ def _with_essence(lm: LM, requests: Sequence[Request], rows: Rows, config: Value
 
 
 def target_loss(requests: Sequence[Request], rows: Rows, logits: Any, n_rows: int) -> tuple[Tensor, Tensor]:
-    """Loss of each request's target over its contexts, and whether all (raise) or none (lower) of them have it on top; [request]."""
+    """Loss of each request's target over its contexts, and whether all (raise) or none (lower) of them have it on top; [request].
+
+    Raises `InterpError` where a loss is no number: no step could be taken from there, and what was taken so far is not to be trusted.
+    """
     found, top, row = rows.token_logprobs(logits)
     found, top, row = found.cpu(), top.cpu(), row.cpu()
     per_row = found.new_zeros(n_rows).index_add(0, row, found)
@@ -168,6 +171,11 @@ def target_loss(requests: Sequence[Request], rows: Rows, logits: Any, n_rows: in
     each = torch.where(raises[owner], -per_row / length[owner], per_row.exp())
     count = torch.bincount(owner).to(each.dtype)
     loss = each.new_zeros(len(requests)).index_add(0, owner, each) / count
+    if bad := [one.prompt.text for one, fine in zip(requests, torch.isfinite(loss).tolist(), strict=True) if not fine]:
+        raise InterpError(
+            f"the loss of {listing(bad)} is not a finite number: the model overflows there, or did so after a step. Use a smaller `lr` "
+            "or a wider dtype; if it is so before any step, look at the model's logits for these prompts."
+        )
     whole = torch.zeros(n_rows, dtype=torch.int64).index_add(0, row, top.long()) == length[owner]
     share = torch.zeros(len(requests)).index_add(0, owner, whole.float()) / count
     return loss, torch.where(raises, share == 1, share == 0)

@@ -20,9 +20,10 @@ from interp.analyses.editing import (
     requests_for,
     second_moments,
 )
+from interp.analyses.editing.algebra import rank_one
 from interp.analyses.editing.contexts import rows_of
 from interp.analyses.editing.finetune import gradients
-from interp.core.errors import BadInput, UnsupportedArchitecture
+from interp.core.errors import BadInput, InterpError, UnsupportedArchitecture
 from interp.data import Prompt
 from interp.models.load import wrap
 from interp.models.tokenizer import load_tokenizer
@@ -156,6 +157,16 @@ def test_edits_are_the_same_by_the_same_seed(lm, request_of):
     )
     assert torch.equal(one.deltas["W_out.0"], again.deltas["W_out.0"]) and one.log["prefixes"] == again.log["prefixes"]
     assert one.log["prefixes"] != other.log["prefixes"]
+
+
+def test_what_is_no_number_is_no_edit(lm, request_of):
+    moments = SecondMoments.identity(lm, [1])
+    with WeightChange({"W_out.0": torch.full((512, 128), torch.nan)}).apply(lm):
+        for editor in (FineTuning(steps=1), ROME(steps=1, prefixes=()), MEMIT(window=1, steps=1, prefixes=())):
+            with pytest.raises(InterpError, match=r"finite.*"):
+                editor.edit(lm, [request_of], layers=1, moments=moments)
+    with pytest.raises(BadInput, match="not finite"):
+        rank_one(torch.full((3,), torch.nan), torch.ones(2), torch.ones(3))
 
 
 # -- families ----------------------------------------------------------------------------------------------------------

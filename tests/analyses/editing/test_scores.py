@@ -34,6 +34,14 @@ def test_known_answers():
     assert essence_score(3.0, 2.0) == 1 and essence_score(3.0, 5.5) == 0.5 and essence_score(3.0, 100.0) == 0
 
 
+def test_a_broken_model_scores_nothing_rather_than_its_floor():
+    before, broken = (Measured(p, (p,), (p,), (p,), True, p) for p in (0.5, math.nan))
+    for objective in ("raise", "lower"):
+        found = edit_scores(before, broken, objective)
+        parts = (found.rewrite, found.paraphrase, found.neighbourhood, found.essence, found.kept, found.harmonic)
+        assert all(math.isnan(part) for part in parts), found
+
+
 def test_overall_scores():
     assert math.isclose(overall((0.5, 1.0, 1.0)), 0.75) and math.isclose(overall((0.5, 1.0, 0.0), "arithmetic"), 0.5)
     assert overall((0.5, 1.0, 0.0)) == 0 and math.isnan(overall((0.5, float("nan"), 1.0)))
