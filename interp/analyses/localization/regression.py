@@ -82,8 +82,9 @@ def regress(
     slopes = int(_sloped(x).sum())
     null = null_gain(layer, n, layers, slopes)
     rng = numpy_generator(seed, "tracing against editing")
-    within = [_both(y, rng.permuted(x, axis=0)) - layer for _ in range(min(permutations, 200))]
-    permuted = np.array([_both(y, x[rng.permutation(facts)]) - layer for _ in range(permutations)])
+    within = [_shuffled(y, rng.permuted(x, axis=0)[None]) for _ in range(min(permutations, 200))]
+    orders = (np.stack([rng.permutation(facts) for _ in range(n)]) for n in _blocks(permutations, y.size))
+    permuted = np.concatenate([_shuffled(y, x[order]) for order in orders])
     drawn = [_gain(y, x, draw) for draw in rng.choice(facts, size=(resamples, facts))]
     low, high = np.quantile(drawn, [0.025, 0.975])
     f, p = _f_test(layer, both, n, layers, slopes)
@@ -109,6 +110,20 @@ def _gain(y: np.ndarray, x: np.ndarray, facts: np.ndarray) -> float:
         return 0.0
     layer = _layer(y)
     return _both(y, x) - layer - null_gain(layer, worth * layers, layers, int(_sloped(x).sum()))
+
+
+def _shuffled(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Diff of many effects [draw, fact, layer], [draw]."""
+    dy, dx = y - y.mean(axis=0), x - x.mean(axis=1, keepdims=True)
+    spread, joint = (dx**2).sum(axis=1), np.einsum("dfl,fl->dl", dx, dy)
+    explained = np.divide(joint**2, spread, out=np.zeros_like(spread), where=np.ptp(x, axis=1) > 1e-12)
+    return np.asarray(explained.sum(axis=1) / _total(y))
+
+
+def _blocks(draws: int, size: int) -> list[int]:
+    """`draws` in blocks of at most 4 million numbers."""
+    most = max(1, (1 << 22) // size)
+    return [min(most, draws - start) for start in range(0, draws, most)]
 
 
 def _sloped(x: np.ndarray) -> np.ndarray:

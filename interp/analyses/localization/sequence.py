@@ -197,7 +197,8 @@ class EditSequence(Analysis[EditSequenceResult]):
             "ROME": every["ROME"], "MEMIT": MEMIT(**given), "MEMIT-stop": MEMIT(**given | {"until_top": True}),
             "Ridge": Ridge(**given | {"until_top": True, "norm_weight": self.norm_weight}), "FT-1": every["FT-1"],
         }  # fmt: skip
-        prefixes = sample_prefixes(lm, seed=self.seed)
+        sampled = any(isinstance(made[name], ValueEditor) for name in self.editors)
+        prefixes = sample_prefixes(lm, seed=self.seed) if sampled else ()
         return {
             name: replace(one, prefixes=prefixes, essence=essence) if isinstance(one, ValueEditor) else one
             for name, one in ((name, made[name]) for name in self.editors)

@@ -119,7 +119,8 @@ class EditSweep(Analysis[EditSweepResult]):
             digest_of([replace(self, resume_from=None).to_dict(), lm.fingerprint(), facts]) if self.resume_from else ""
         )
         kept = Unfinished(self.resume_from, key, what="sweep")
-        prefixes = sample_prefixes(lm, seed=self.seed)
+        sampled = any(isinstance(one, ValueEditor) for one in self.editors_for(lm, self.problems[0]).values())
+        prefixes = sample_prefixes(lm, seed=self.seed) if sampled else ()
         essence = essence_of(self.essence, facts)
         with Progress("editing", total=len(self.problems) * len(facts)) as progress:
             for p, problem in enumerate(self.problems):

@@ -43,7 +43,9 @@ def test_a_fact_is_edited_in_the_first_layer_and_rome_cannot_in_the_last(found):
     rewrite = found.data["scores"].sel(score="rewrite", problem="error_injection")
     assert (rewrite.sel(layer=0) > 0.8).all() and (rewrite.sel(layer=3, editor="ROME") < 1e-6).all()
     assert (rewrite.sel(layer=3, editor="FT-1") > 0.1).all()  # it may change what every token gets
-    assert (found.data["scores"].sel(score="neighbourhood", editor="ROME") > 0.9).all()
+    assert np.allclose(
+        found.data["scores"].sel(score="neighbourhood", editor="ROME", layer=3), 1
+    )  # where nothing is written
     table = found.by_layer("rewrite").sel(problem="error_injection", editor="ROME")
     assert np.allclose(table["mean"], rewrite.sel(editor="ROME").mean("fact"))
 
@@ -62,8 +64,9 @@ def test_probabilities_before_are_those_of_a_plain_model(lm, facts, found):
     assert np.allclose(effect.sel(measure="effect") / total, effect.sel(measure="fraction"), atol=1e-5)
 
 
-def test_an_interrupted_sweep_goes_on_and_ends_the_same(lm, facts, found, tmp_path, monkeypatch):
-    real, calls = EditSweep._edit, []
+def test_an_interrupted_sweep_goes_on_and_ends_the_same(lm, facts, tmp_path, monkeypatch):
+    cheap = OPTIONS | {"editors": ("FT-1",), "layers": (0,)}
+    real, calls, found = EditSweep._edit, [], EditSweep(**cheap)(lm, facts)
 
     def failing(self, *args):
         calls.append(args[1].id)
@@ -71,7 +74,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_the_same(lm, facts, found, tmp_pa
             raise KeyboardInterrupt
         return real(self, *args)
 
-    kept = EditSweep(**OPTIONS, resume_from=str(tmp_path / "parts"))
+    kept = EditSweep(**cheap, resume_from=str(tmp_path / "parts"))
     before = lm.fingerprint()
     with monkeypatch.context() as patch:
         patch.setattr(EditSweep, "_edit", failing)
@@ -82,7 +85,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_the_same(lm, facts, found, tmp_pa
     assert calls == [facts[0].id, facts[1].id, facts[1].id]  # the first fact was not edited again
     assert resumed.data.identical(found.data)
     with pytest.raises(ArtifactError, match="another sweep"):
-        EditSweep(**OPTIONS | {"layers": (3, 0)}, resume_from=str(tmp_path / "parts"))(lm, facts)
+        EditSweep(**cheap | {"layers": (1,)}, resume_from=str(tmp_path / "parts"))(lm, facts)
 
 
 def test_it_survives_saving(found, tmp_path):
@@ -115,14 +118,11 @@ def test_a_real_checkpoint(real_models):
         "Once upon a time, there was a little girl named Lily. She liked to play in the", answer=" park", foil=" snow", subject="Lily",
         id="lily", meta={"neighbours": ["There was a boy named Tim. He liked to play in the"], "paraphrases": ["Lily ran to the"]},
     )  # fmt: skip
-    analysis = EditSweep(
-        problems=("error_injection", "fact_erasure"), editors=("FT-1",), layers=(1,), essence=None, trace_samples=1
-    )
+    analysis = EditSweep(problems="error_injection", editors="FT-1", layers=1, essence=None, trace_samples=1)
     found = analysis(lm, [fact])
     assert lm.fingerprint() == before
     at = found.data.isel(editor=0, fact=0, layer=0)
-    assert float(at["after"].sel(problem="error_injection")) > float(at["before"].sel(problem="error_injection"))
-    assert float(at["after"].sel(problem="fact_erasure")) < float(at["before"].sel(problem="fact_erasure"))
+    assert float(at["after"][0]) > 0.5 > 10 * float(at["before"][0])
     assert found.data["scores"].sel(score=["rewrite", "paraphrase", "neighbourhood"]).notnull().all()
 
 
