@@ -1,6 +1,6 @@
 """The cases, in the order in which they run."""
 
-from . import attribution, circuits, editing, invariants, mechanisms, patching, tracing
+from . import attribution, circuits, editing, invariants, localization, mechanisms, patching, tracing
 from .case import Case
 
 CASES: tuple[Case, ...] = (
@@ -153,6 +153,18 @@ CASES: tuple[Case, ...] = (
         "Are models refused whose edited weights do not reach the stream as they are?",
         "2 of 2 refused",
         editing.a_value_norm_behind_the_weights,
+    ),
+    Case(
+        "editing and tracing",
+        "Is a gain of tracing over the layer found with its size, and none where there is none?",
+        "the planted gain in its interval, 0 in the shuffled one's; shuffled over formula near 1",
+        localization.planted_slope,
+    ),
+    Case(
+        "edits in sequence",
+        "Does a penalty on the norm trade its growth for the success of the last edit?",
+        "growth falls and error rises with the penalty, over 200 edits",
+        localization.norm_growth,
     ),
     Case(
         "patching, gates",
