@@ -227,6 +227,10 @@ def test_bad_input_is_refused():
     third = wrap(tiny("gpt2", n_layer=3), words(), "short")
     with pytest.raises(WrongModel, match="n_layers: 4 and 3"):
         CrossModelPatching()(base, third, prompts())
+    tied, free = (wrap(tiny("llama", tie_word_embeddings=ties), words(), f"ties {ties}") for ties in (True, False))
+    for lms in ((tied, free), (free, tied)):  # one way a KeyError, the other a barrier that was none
+        with pytest.raises(WrongModel, match=r"only one of .* has 'lm_head.weight'"):
+            CrossModelPatching()(*lms, prompts())
     with pytest.raises(BadInput, match="prompts with answers"):
         CrossModelPatching()(base, other, [Prompt.of("w3 w4")])
     with pytest.raises(SpanError, match="'subject'"):

@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.core.analysis import Comparison, Cost, Result
 from interp.core.batch import At, Batch
 from interp.core.edit import Edit, replace
-from interp.core.errors import BadInput, SpanError, WrongModel, one_of
+from interp.core.errors import BadInput, SpanError, WrongModel, listing, one_of
 from interp.core.lm import LM
 from interp.core.progress import track
 from interp.core.seed import numpy_generator
@@ -174,6 +174,11 @@ class CrossModelPatching(Comparison[CrossModelResult]):
         if lm.tokenizer.digest != other.tokenizer.digest:
             raise WrongModel(
                 f"{lm.spec.name} and {other.spec.name} have different tokenizers, so the same prompt is not the same input. Give relatives."
+            )
+        if alone := sorted(set(lm.weights.parameters()) ^ set(other.weights.parameters())):
+            raise WrongModel(
+                f"only one of {lm.spec.name} and {other.spec.name} has {listing(alone)}, as where one ties its embeddings and the other does "
+                "not: there is no line between their weights to walk. Give relatives that hold the same parameters."
             )
         expand([Site(kind, 0) for kind in self.kinds], lm.spec)
         self._cells(lm)
