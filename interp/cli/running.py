@@ -78,14 +78,14 @@ def finish(
     paper: bool,
     overwrite: bool,
 ) -> None:
-    """Compute, show, draw and save, in this order."""
+    """Compute, show, save and draw, in this order: a figure that is refused must not cost the numbers."""
     result = compute()
     show(result)
-    if figure is not None:
-        draw(result, figure, paper)
     if output is not None:
         result.save(output, overwrite=overwrite)
         typer.echo(f"wrote {output}")
+    if figure is not None:
+        draw(result, figure, paper)
 
 
 def show(result: "Result") -> None:

@@ -5,9 +5,12 @@ import shutil
 
 import pytest
 import torch
+import xarray as xr
 from safetensors.torch import load_file, save_file
 
 import interp.cli
+from interp.cli.running import finish
+from interp.core.analysis import Result
 from interp.core.errors import BadInput, CheckpointError
 from interp.models import reference
 
@@ -107,6 +110,13 @@ def test_bad_input_is_refused(words, says, folder, capsys, monkeypatch):
     assert outcome.code == 2
     assert says in outcome.err and "Traceback" not in outcome.err
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_refused_figure_does_not_cost_the_result(tmp_path):
+    result = Result(xr.Dataset({"x": ("prompt", [1.0])}))  # has no figure
+    with pytest.raises(BadInput, match="has no figure"):
+        finish(lambda: result, output=tmp_path / "out", figure=tmp_path / "f.json", paper=False, overwrite=False)
+    assert interp.open(tmp_path / "out").data.identical(result.data)
 
 
 def test_debug_shows_where_a_refusal_came_from(folder, monkeypatch):
