@@ -9,17 +9,19 @@ reader needs in order to believe it:
     none       nothing is swapped: how often the target comes out anyway
     full       the whole vector is swapped (k = d): every variable moves, not only the one in question
     random     a random subspace of k dimensions, several draws
-    shuffled   a subspace trained for the wrong targets (shuffled over the pairs), scored on the right ones
+    shuffled   a subspace trained for the wrong targets (shuffled over the pairs), scored on the right ones; NaN where all targets
+               are one token, so that no order is wrong
     row, null  what the trained swap does with what the site's readers see of the subspace, and with what they do not, each alone
+    span       the whole swap of the directions that the readers see of the subspace, however obliquely it cuts them
 
 Source. Geiger et al. 2023 (DAS, arXiv 2303.02536); controls after Makelov, Lange & Nanda 2023, "Is This the Subspace You Are Looking
 for?" (arXiv 2311.17030): a direction that mixes an axis nobody reads with an axis that is dormant moves the answer although neither
-does so alone. Then `trained` is high while `row` *and* `null` are low: that is the subspace illusion, and `illusion()` says so (the terms
-are in `interp.analyses.subspaces`).
+does so alone. Then `trained` is high while `row`, `span` *and* `null` are low: that is the subspace illusion, and `illusion()` says so (the
+terms are in `interp.analyses.subspaces`). Where `row` is low and `span` high, the variable is read, and an unread copy of it was mixed in.
 
 How. The reader of `mlp_post` is W_out, of `z` W_O, of the stream all later queries, keys, values, MLP inputs (norm gains folded in) and
 the unembedding. A stream is usually read in every direction; then the null part has no dimensions and is reported as NaN.
-Pairs are split by seed into training and test; the same seed gives the same numbers.
+Pairs are split by seed into training and test, repetitions of one pair on one side; the same seed gives the same numbers.
 
 When it misleads
 - High IIA says that a subspace suffices to *control* the answer, not that the model computes with it; compare `row`, `shuffled`, layers.
@@ -51,11 +53,11 @@ from interp.core.seed import generator
 from interp.core.site import Site, expand
 from interp.core.stats import bootstrap_ci, random_subspace
 
-from .subspaces import dimensions, readers_of, split
-from .triples import TripleGroup, floor_of, triple_groups
+from .subspaces import check_readers, readers_of, spanned, split
+from .triples import TripleGroup, distinct, divided, floor_of, triple_groups
 
 KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post", "z")
-VARIANTS = ("trained", "none", "full", "random", "shuffled", "row", "null")
+VARIANTS = ("trained", "none", "full", "random", "shuffled", "row", "span", "null")
 
 
 class DASResult(Result):
@@ -84,9 +86,9 @@ class DASResult(Result):
         return self.iia()["mean"].transpose("layer", "variant").to_pandas()
 
     def illusion(self, margin: float = 0.3) -> xr.DataArray:
-        """Layers [layer] where the trained subspace works and neither of its parts does: better than both by `margin`."""
+        """Layers [layer] where the trained subspace works and no part of it does: better than row, span and null by `margin`."""
         mean = self.iia()["mean"]
-        parts = np.fmax(mean.sel(variant="row").values, mean.sel(variant="null").fillna(0.0).values)
+        parts = mean.sel(variant=["row", "span", "null"]).fillna(0.0).max("variant").values
         told = (mean.sel(variant="trained").values - parts > margin) & (self.data["null_dims"].values > 0)
         return xr.DataArray(told, {"layer": self.data["layer"].values}, ("layer",))
 
@@ -133,6 +135,8 @@ class DAS(Analysis[DASResult]):
     """Share of the pairs that is held out for every number that is reported."""
     draws: int = 5
     """Random subspaces."""
+    answers: Literal["single", "first"] = "single"
+    """Refuse answers of several tokens, or take their first token."""
     bos: bool | None = None
     """Put a BOS before each prompt; None follows the model's tokenizer."""
     seed: int = 0
@@ -140,7 +144,10 @@ class DAS(Analysis[DASResult]):
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, KINDS)
+        one_of("answers", self.answers, ["single", "first"])
         object.__setattr__(self, "layers", (self.layers,) if isinstance(self.layers, int) else tuple(self.layers))
+        if len(set(self.layers)) < len(self.layers) or min(self.layers, default=0) < 0:
+            raise BadInput(f"`layers` must name each layer once, counted from 0; not {list(self.layers)}.")
         for name in ("k", "steps", "batch", "draws"):
             if getattr(self, name) < 1:
                 raise BadInput(f"`{name}` must be at least 1; not {getattr(self, name)}.")
@@ -154,20 +161,23 @@ class DAS(Analysis[DASResult]):
     def check(self, lm: LM, data: Any) -> None:
         """Refuse layers, heads, sizes and pairs that do not fit (`UnknownSite`, `BadInput`, `SpanError`)."""
         sites = expand(self._sites(lm), lm.spec)
+        check_readers(lm, sites)
         if self.head is not None and not 0 <= self.head < lm.spec.n_heads:
             raise BadInput(f"`head={self.head}`: {lm.spec.name} has heads 0 to {lm.spec.n_heads - 1}.")
         width = self._width(lm)
         if self.k > width:
             raise BadInput(f"`k={self.k}`: {sites[0]} has {width} dimensions. Take at most so many.")
-        groups = triple_groups(lm, data, bos=self.bos)
+        groups = triple_groups(lm, data, bos=self.bos, answers=self.answers)
         for group in groups:
             group.columns(self.position)
-        if sum(len(group) for group in groups) < 4:
-            raise BadInput("DAS needs at least 4 pairs: half of them are held out. Give more.")
+        if (total := len(distinct(groups))) < 4:
+            raise BadInput(
+                f"DAS needs at least 4 pairs that differ in their prompts, since half of them are held out; there are {total}. Give more."
+            )
 
     def cost(self, lm: LM, data: Any = None) -> Cost:
         """Training is `steps` forward and backward passes of a batch, twice (once for the shuffled control), a layer."""
-        groups = triple_groups(lm, data, bos=self.bos)
+        groups = triple_groups(lm, data, bos=self.bos, answers=self.answers)
         width = max(group.base.tokens.shape[1] for group in groups)
         pairs = sum(len(group) for group in groups)
         passes = (
@@ -178,7 +188,7 @@ class DAS(Analysis[DASResult]):
 
     def run(self, lm: LM, data: Any, store: Any = None) -> DASResult:
         """Train and test every layer."""
-        groups = triple_groups(lm, data, bos=self.bos)
+        groups = triple_groups(lm, data, bos=self.bos, answers=self.answers)
         train, test = self._parts(groups)
         if not train or not test:
             raise BadInput(f"`test_share={self.test_share}` leaves no pairs on one side. Give more pairs.")
@@ -207,17 +217,9 @@ class DAS(Analysis[DASResult]):
         return {"mlp_post": lm.spec.d_mlp, "z": lm.spec.d_head}.get(self.kind, lm.spec.d_model)
 
     def _parts(self, groups: Sequence[TripleGroup]) -> tuple[list[TripleGroup], list[TripleGroup]]:
-        """Training and test pairs, by a seeded draw over all of them."""
-        total = sum(len(group) for group in groups)
-        order = torch.randperm(total, generator=generator(self.seed, "das split")).tolist()
-        held = set(order[: max(1, round(total * self.test_share))])
-        train: list[TripleGroup] = []
-        test: list[TripleGroup] = []
-        for group in groups:
-            for side, wanted in ((train, False), (test, True)):
-                keep = [row for row, place in enumerate(group.index) if (place in held) == wanted]
-                if keep:
-                    side.append(group.rows(keep))
+        """Training and test pairs, by a seeded draw over all of them; repetitions of a pair stay on one side."""
+        held = max(1, round(len(distinct(groups)) * self.test_share))
+        test, train = divided(groups, (held,), generator(self.seed, "das split"))
         return train, test
 
 
@@ -236,26 +238,33 @@ class _Search:
         width = config._width(self.lm)
         right = [group.target for group in self.train]
         trained = self._train(right, "trained")
-        shuffled = self._train(self._shuffled(right), "shuffled")
+        wrong = self._shuffled(right)
+        shuffled = None if wrong is None else self._train(wrong, "shuffled")
         readers = readers_of(self.lm, self.site, config.head)  # [reader, d]
         row, null, cosines = split(trained, readers)
+        span, unseen = spanned(row), spanned(null)
         draws = [
             random_subspace(config.k, width, seed, f"das random {self.site} {draw}") for draw in range(config.draws)
         ]
         bases: list[list[Tensor | None]] = [
-            [trained], [None], [torch.eye(width)], list(draws), [shuffled], [row] if dimensions(row) else [],
-            [null] if dimensions(null) else [],
+            [trained], [None], [torch.eye(width)], list(draws), [] if shuffled is None else [shuffled],
+            [row] if span.shape[1] else [], [span] if span.shape[1] else [], [null] if unseen.shape[1] else [],
         ]  # fmt: skip
         scores = [self._score(some) for some in bases]  # each [2, pair]
         return {
             "hit": np.stack([score[0] for score in scores]), "gain": np.stack([score[1] for score in scores]),
-            "rotation": trained.double().numpy(), "angle": cosines.numpy(), "row_dims": dimensions(row), "null_dims": dimensions(null),
+            "rotation": trained.double().numpy(), "angle": cosines.numpy(), "row_dims": span.shape[1], "null_dims": unseen.shape[1],
         }  # fmt: skip
 
-    def _shuffled(self, right: list[Tensor]) -> list[Tensor]:
+    def _shuffled(self, right: list[Tensor]) -> list[Tensor] | None:
+        """The targets in another order; None where all are the same, so that there is no other."""
         flat = torch.cat(right)
+        if bool((flat == flat[0]).all()):
+            return None
         order = torch.randperm(len(flat), generator=generator(self.config.seed, "das shuffled targets"))
-        return list(flat[order].split([len(part) for part in right]))
+        orders = (flat[order.roll(step)] for step in range(len(flat)))
+        wrong = next(one for one in orders if not torch.equal(one, flat))
+        return list(wrong.split([len(part) for part in right]))
 
     def _train(self, targets: list[Tensor], name: str) -> Tensor:
         config, width = self.config, self.config._width(self.lm)

@@ -5,8 +5,9 @@ candidate component c (a head's z or an MLP's output, at one position) gets a we
 
     value_c = (1 - w_c) base_c + w_c source_c            loss = - mean logit[target] + lambda sum_c w_c
 
-With Adam, w clamped to [0, 1] before every pass, starting at 0 (`start`). If the target's logit is additive in the patched components with gains
-a_c, the optimum is exactly {c : a_c > lambda}. Then w is rounded (1/2 counts as patched) and the selection is tested by patching it.
+With Adam, w clamped to [0, 1] before every pass, starting at 0 (`start`). If the target's logit is additive in the patched components
+with gains a_c, the optimum is exactly {c : a_c > lambda}. Then w is rounded (1/2 counts as patched) and the selection is tested by
+patching it. Training, validation and test share no desideratum: repetitions of one stay together.
 
 Source. Desiderata-based component masking: Davies et al. 2023 (arXiv 2307.03637); Prakash et al. 2024 (arXiv 2402.14811), whose mask
 is m = 1 - w. Deviations: of epochs with equal validation accuracy the one with *fewer* components is kept (the paper's
@@ -45,10 +46,10 @@ from interp.core.errors import BadInput, one_of
 from interp.core.lm import LM
 from interp.core.progress import track
 from interp.core.seed import generator
-from interp.core.site import Site
+from interp.core.site import Site, expand
 from interp.core.stats import bootstrap_ci
 
-from .triples import TripleGroup, floor_of, triple_groups
+from .triples import TripleGroup, distinct, divided, floor_of, triple_groups
 
 VARIANTS = ("learned", "none", "all", "random")
 
@@ -139,7 +140,7 @@ class ComponentMask(Analysis[MaskResult]):
         for name in ("epochs", "batch", "seeds", "draws"):
             if getattr(self, name) < 1:
                 raise BadInput(f"`{name}` must be at least 1; not {getattr(self, name)}.")
-        if self.penalty < 0 or not self.lr > 0:
+        if not self.penalty >= 0 or not self.lr > 0:
             raise BadInput(f"`penalty` must not be negative and `lr` positive; not {self.penalty}, {self.lr}.")
         if not 0.0 <= self.start <= 1.0:
             raise BadInput(f"`start` is a weight between 0 and 1; not {self.start}.")
@@ -148,12 +149,15 @@ class ComponentMask(Analysis[MaskResult]):
 
     def check(self, lm: LM, data: Any) -> None:
         """Refuse candidates, positions and desiderata that cannot be used."""
-        self.candidates(lm)
+        expand([one.site for one in self.candidates(lm)], lm.spec)
         groups = triple_groups(lm, data, bos=self.bos, answers=self.answers)
         for group in groups:
             group.columns(self.position)
-        if (total := sum(len(group) for group in groups)) < 8:
-            raise BadInput(f"{total} desiderata cannot be split into training, validation and test. Give at least 8.")
+        if (total := len(distinct(groups))) < 8:
+            raise BadInput(
+                f"{total} different desiderata cannot be split into training, validation and test. Give at least 8 that differ in "
+                "their prompts."
+            )
         if (floor := floor_of(groups)) > self.max_floor:
             raise BadInput(
                 f"the untouched model already gives {floor:.0%} of the targets, more than max_floor={self.max_floor:g}: any mask would "
@@ -201,6 +205,7 @@ class ComponentMask(Analysis[MaskResult]):
 
     def candidates(self, lm: LM) -> "list[Component]":
         """The components that may be selected, in forward order. Raises `BadInput` for one that the model does not have."""
+        expand([Site(kind, 0) for kind in ("z", "mlp_out") if (kind == "z") != (self.components == "mlps")], lm.spec)
         every = []
         for layer in range(lm.spec.n_layers):
             if self.components != "mlps":
@@ -266,15 +271,10 @@ class _Training:
         }  # fmt: skip
 
     def _parts(self) -> tuple[list[TripleGroup], ...]:
-        """Half for training, a quarter each for validation and test."""
-        total = sum(len(group) for group in self.groups)
-        order = torch.randperm(total, generator=generator(self.seed, "mask split")).tolist()
-        half, rest = total // 2, total // 2 + total // 4
-        parts = []
-        for wanted in (set(order[:half]), set(order[half:rest]), set(order[rest:])):
-            rows = [[row for row, place in enumerate(group.index) if place in wanted] for group in self.groups]
-            parts.append([group.rows(keep) for group, keep in zip(self.groups, rows, strict=True) if keep])
-        return tuple(parts)
+        """Half for training, a quarter each for validation and test; repetitions of a desideratum stay together."""
+        total = len(distinct(self.groups))
+        cuts = (total // 2, total // 2 + total // 4)
+        return tuple(divided(self.groups, cuts, generator(self.seed, "mask split")))
 
     def _epoch(
         self, epoch: int, weight: Tensor, adam: Any, held: "list[tuple[TripleGroup, dict[Site, Tensor]]]"

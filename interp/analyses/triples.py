@@ -14,6 +14,7 @@ Pairs are desiderata too: the corrupted prompt is the source, its answer the tar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -92,6 +93,29 @@ def floor_of(groups: Sequence[TripleGroup]) -> float:
     """How often the untouched base gives the target anyway, as a share of all desiderata."""
     hits = sum(int((group.predicted == group.target).sum()) for group in groups)
     return hits / sum(len(group) for group in groups)
+
+
+def distinct(groups: Sequence[TripleGroup]) -> list[list[int]]:
+    """Places of the desiderata, those with the same base and source together, in the order of the data."""
+    found: dict[Any, list[int]] = {}
+    rows = [(place, group, row) for group in groups for row, place in enumerate(group.index)]
+    for place, group, row in sorted(rows, key=lambda one: one[0]):
+        prompts = (tuple(batch.tokens[row].tolist()) for batch in (group.base, group.source))
+        found.setdefault(tuple(prompts), []).append(place)
+    return list(found.values())
+
+
+def divided(groups: Sequence[TripleGroup], cuts: Sequence[int], draw: torch.Generator) -> list[list[TripleGroup]]:
+    """The desiderata dealt out at random, cut after so many *distinct* ones: what is repeated stays on one side, so none is tested on
+    what it was trained on."""
+    classes = distinct(groups)
+    order = torch.randperm(len(classes), generator=draw).tolist()
+    parts = []
+    for first, last in pairwise([0, *cuts, len(order)]):
+        wanted = {place for number in order[first:last] for place in classes[number]}
+        rows = [[row for row, place in enumerate(group.index) if place in wanted] for group in groups]
+        parts.append([group.rows(keep) for group, keep in zip(groups, rows, strict=True) if keep])
+    return parts
 
 
 def _triple(lm: LM, item: Any, bos: bool | None, answers: Answers) -> tuple[TokenPrompt, TokenPrompt, TokenPrompt]:

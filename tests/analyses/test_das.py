@@ -1,7 +1,5 @@
 """DAS: a variable stored in a subspace is found and moved alone; the subspace illusion is told; controls are controls."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -10,50 +8,28 @@ import interp
 import tests.oracle as oracle
 from interp.analyses.das import DAS, VARIANTS
 from interp.analyses.subspaces import dimensions, readers_of, split
-from interp.analyses.triples import floor_of, triple_groups
+from interp.analyses.triples import distinct, floor_of, triple_groups
 from interp.core.artifact import open_result
 from interp.core.errors import BadInput, SpanError, UnknownSite
-from interp.core.seed import numpy_generator
 from interp.core.site import Site
 from interp.data.prompts import Prompt
 from interp.data.tasks import Desideratum
 from interp.models import reference
-from interp.models.reference.planted.wiring import Planted, Wiring, one_hot, scramble, word_tokenizer
+from interp.models.load import wrap
+from interp.models.reference.planted.subspaces import VALUES, change_sign, illusory, move_a, outshone, two_variables
+from interp.models.reference.planted.wiring import word_tokenizer
+from tests.models.tiny import VOCAB, tiny
 
-N = 4
-
-
-def two_variables(null: bool = False):
-    """Token s_ij holds variable A = i and variable B = j in separate blocks; the answer o_ij needs both."""
-    pairs = list(itertools.product(range(N), repeat=2))
-    words = [f"s{i}{j}" for i, j in pairs] + [f"o{i}{j}" for i, j in pairs]
-    vocab = len(words) + 2
-    wire = Wiring({"a": N, "b": N}, vocab, 2, 2, 16, 8)
-    wire.embed(one_hot([-1, -1] + [i for i, _ in pairs] + [-1] * N * N, N), "a")
-    wire.embed(one_hot([-1, -1] + [j for _, j in pairs] + [-1] * N * N, N), "b")
-    matrix = torch.zeros(wire.d_model, vocab)
-    for place, (i, j) in enumerate(pairs):
-        matrix[:, 2 + N * N + place] = 10 * (wire.read("a")[:, i] + wire.read("b")[:, j])
-    wire.unembed(matrix)
-    module = scramble(wire.module, 0) if null else wire.module
-    return reference.as_lm(Planted("two-variables", module, word_tokenizer(words, 8), {}, "two variables")), wire
+N = VALUES
 
 
-def move_a(n: int = 60) -> list[Desideratum]:
-    """A from the source, B from the base; both differ."""
-    draw = numpy_generator(0, "move a")
-    out = []
-    while len(out) < n:
-        i, j, k, m = (int(value) for value in draw.integers(N, size=4))
-        if i != k and j != m:
-            base = Prompt.of(f"s{k}{m} s{i}{j}", answer=f"o{i}{j}", id=f"{len(out)}")
-            source = Prompt.of(f"s{i}{m} s{k}{m}", answer=f"o{k}{m}", id=f"{len(out)}")
-            out.append(Desideratum(base, source, f" o{k}{j}"))
-    return out
+def variables(*, null: bool = False):
+    return reference.as_lm(two_variables(null=null))
 
 
 def test_a_variable_in_a_subspace_is_found_and_moved_alone():
-    lm, wire = two_variables()
+    made = two_variables()
+    lm = reference.as_lm(made)
     found = DAS(k=N, steps=60, layers=(0,), draws=3)(lm, move_a(40))
     table = found.table()
     assert (table["trained"] == 1.0).all() and (table["row"] == 1.0).all()
@@ -61,47 +37,75 @@ def test_a_variable_in_a_subspace_is_found_and_moved_alone():
         assert (table[control] <= 0.25).all(), table
     assert found.data.attrs["chance_floor"] == 0.0 and not found.illusion().any()
     rotation = torch.tensor(found.data["rotation"].values[0])
-    differences = torch.linalg.qr((wire.write("a")[1:] - wire.write("a")[:1]).T.double())[0]  # [d, N - 1]
-    b = torch.linalg.qr((wire.write("b")[1:] - wire.write("b")[:1]).T.double())[0]
+    differences = torch.linalg.qr((made.answers["a"][1:] - made.answers["a"][:1]).T.double())[0]  # [d, N - 1]
+    b = torch.linalg.qr((made.answers["b"][1:] - made.answers["b"][:1]).T.double())[0]
     assert torch.linalg.svdvals(rotation.T @ differences).min() > torch.linalg.svdvals(rotation.T @ b).min()
 
 
 def test_nothing_is_found_in_random_weights():
-    lm, _ = two_variables(null=True)
+    lm = variables(null=True)
     found = DAS(k=1, steps=20, layers=(0,), draws=1)(lm, move_a(40))
     assert float(found.iia()["mean"].sel(variant="trained").max()) < 0.35
 
 
-def illusory():
-    """Neuron 0 follows the variable and is read by nobody, neuron 1 is always silent and would be read; the answer comes past the MLP."""
-    words = ["plus", "minus", "yes", "no"]
-    wire = Wiring({"x": 1, "out": 1}, 6, 1, 2, 8, 8, 4)
-    wire.embed(torch.tensor([[0.0], [0.0], [1.0], [-1.0], [0.0], [0.0]]), "x")
-    w_in = torch.zeros(wire.d_model, 4)
-    w_in[:, 0] = 10 * wire.read("x")[:, 0]
-    w_out = torch.zeros(4, wire.d_model)
-    w_out[1] = 2 * wire.write("out")[0]
-    wire.neurons(0, 0, w_in, torch.tensor([10.0, -100.0, 0.0, 0.0]), w_out)
-    answer = 5 * wire.read("x")[:, 0] + wire.read("out")[:, 0]
-    wire.unembed(torch.stack([*[torch.zeros(wire.d_model)] * 4, answer, -answer], dim=1))
-    return reference.as_lm(
-        Planted("illusory", wire.module, word_tokenizer(words, 8), {}, "a dormant and a disconnected neuron")
-    )
-
-
 def test_the_subspace_illusion_is_told():
-    lm = illusory()
-    plus, minus = Prompt.of("no plus", answer="yes"), Prompt.of("no minus", answer="no")
-    data = [Desideratum(plus, minus, " no"), Desideratum(minus, plus, " yes")] * 8
-    found = DAS(kind="mlp_post", k=1, steps=80, lr=0.1, draws=2)(lm, data)
+    found = DAS(kind="mlp_post", k=1, steps=80, lr=0.1, draws=2)(reference.as_lm(illusory()), change_sign())
     table = found.table().iloc[0]
-    assert table["trained"] == 1.0 and table["row"] == 0.0 and table["null"] == 0.0
+    assert table["trained"] == 1.0 and table["row"] == 0.0 == table["span"] and table["null"] == 0.0
     assert (
         bool(found.illusion()[0])
         and found.data["row_dims"].values.tolist() == [1] == found.data["null_dims"].values.tolist()
     )
     direction = found.data["rotation"].values[0, :, 0]
     assert abs(direction[0] * direction[1]) > 0.25, "half of it on the disconnected neuron, half on the dormant one"
+
+
+def test_a_variable_that_is_read_is_no_illusion_however_much_an_unread_copy_of_it_outshines_it():
+    """(P R)(P R)^T moves what is read by cos^2 only, half of the swap here, so that half of the answers stay: alone a false alarm."""
+    found = DAS(kind="mlp_post", k=1, steps=80, lr=0.1, draws=2)(reference.as_lm(outshone()), change_sign())
+    table = found.table().iloc[0]
+    direction = found.data["rotation"].values[0, :, 0]
+    assert abs(direction[0] * direction[1]) > 0.25, "the mixture overshoots, which the loss prefers"
+    assert table["trained"] == 1.0 == table["span"] and table["null"] == 0.0 == table["none"] and table["row"] < 0.7
+    assert not found.illusion().any()
+
+
+def test_repetitions_of_a_pair_stay_on_one_side_of_the_split():
+    lm, data = variables(), move_a(10)
+    found = DAS(k=1, steps=1, layers=(0,), draws=1)(lm, data * 3)
+    groups = triple_groups(lm, data * 3)
+    train, test = DAS()._parts(groups)
+    sides = [
+        {tuple(map(tuple, (group.base.tokens[row].tolist(), group.source.tokens[row].tolist()))) for group in side
+         for row in range(len(group))} for side in (train, test)
+    ]  # fmt: skip
+    assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == len(distinct(groups))
+    assert found.data.sizes["pair"] + found.data.attrs["trained_on"] == 30
+    with pytest.raises(BadInput, match="there are 1"):
+        DAS()(lm, data[:1] * 12)
+
+
+def test_without_another_order_of_the_targets_there_is_no_shuffled_control():
+    lm, data = variables(), move_a(60)
+    one = [each for each in data if each.target == data[0].target] + [
+        each for each in move_a(200, seed=1) if each.target == data[0].target
+    ]
+    found = DAS(k=N, steps=2, layers=(0,), draws=1)(lm, one[:8])
+    assert np.isnan(found.table()["shuffled"]).all() and np.isfinite(found.table()["trained"]).all()
+    assert found.plot().data
+
+
+def test_readers_of_parallel_attention_are_later_layers_only():
+    lm = wrap(tiny("gpt_neox"), word_tokenizer([f"w{i}" for i in range(2, VOCAB)], 64), "tiny")
+    after, out = (readers_of(lm, Site(kind, 1)) for kind in ("resid_post", "attn_out"))
+    assert torch.equal(after, out)
+
+
+def test_experts_are_refused_before_anything_is_trained(monkeypatch):
+    lm = wrap(tiny("qwen3_moe"), word_tokenizer([f"w{i}" for i in range(2, VOCAB)], 64), "tiny")
+    monkeypatch.setattr(type(lm), "run", lambda *_, **__: pytest.fail("it ran"))
+    with pytest.raises(BadInput, match="expert"):
+        DAS(layers=(0,))(lm, move_a(8))
 
 
 def test_swaps_are_what_plain_hooks_give():
@@ -149,7 +153,7 @@ def test_moving_along_what_no_reader_sees_changes_nothing(kind):
 
 
 def test_it_is_repeatable_saved_and_says_its_numbers(tmp_path):
-    lm, _ = two_variables()
+    lm = variables()
     config = DAS(k=2, steps=10, layers=(1,))
     one, two = config(lm, move_a(20)), config(lm, move_a(20))
     assert one.data.identical(two.data)
@@ -161,25 +165,29 @@ def test_it_is_repeatable_saved_and_says_its_numbers(tmp_path):
     assert floor_of(triple_groups(lm, move_a(20))) == 0.0
 
 
-def test_atlas_facts_lie_in_a_subspace_of_the_subject():
+def test_who_is_meant_lies_in_a_subspace_of_atlas():
     lm = interp.load("atlas")
-    pairs = interp.reference.task("atlas", "facts", 60)
-    found = DAS(k=16, layers=(0,), position="subject", steps=60)(lm, pairs)
+    found = DAS(k=32, layers=(2,), steps=50, draws=2)(lm, interp.reference.task("atlas", "ioi", 60))
     table = found.table().iloc[0]
-    assert table["trained"] > table["random"] + 0.3 and table["none"] < 0.1 and table["full"] > 0.8
+    assert (
+        table["trained"] > max(table["random"], table["shuffled"]) + 0.3 and table["none"] < 0.1 and table["full"] > 0.8
+    )
 
 
 @pytest.mark.parametrize("name", ["stories260K-llama", "tinytalk-chat"])
 def test_it_runs_on_real_checkpoints(real_models, name):
     lm = interp.load(str(real_models / name))
-    base = Prompt.of("Once upon a time there was a little", answer=" b")
     other = Prompt.of("Once upon a time there was a big", answer=" d")
-    found = DAS(k=2, steps=3, layers=(1,), draws=1, batch=4)(lm, [Desideratum(base, other, " d")] * 6)
+    data = [
+        Desideratum(Prompt.of(f"{who} was a little", answer=" b"), other, " d")
+        for who in ("He", "She", "Tom", "Lily", "The dog")
+    ]
+    found = DAS(k=2, steps=3, layers=(1,), draws=1, batch=4)(lm, data)
     assert np.isfinite(found.data["gain"].sel(variant="full")).all()
 
 
 def test_bad_input_is_refused():
-    lm, _ = two_variables()
+    lm = variables()
     data = move_a(8)
     with pytest.raises(BadInput, match="goes with kind='z'"):
         DAS(head=1)
@@ -189,6 +197,8 @@ def test_bad_input_is_refused():
         DAS(layers=(7,))(lm, data)
     with pytest.raises(SpanError, match="'subject'"):
         DAS(position="subject")(lm, data)
+    with pytest.raises(BadInput, match="each layer once"):
+        DAS(layers=(1, 1))
     with pytest.raises(BadInput, match="at least 4 pairs"):
         DAS()(lm, data[:2])
     with pytest.raises(BadInput, match="needs desiderata or pairs"):

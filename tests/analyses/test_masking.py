@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import interp
-from interp.analyses.masking import VARIANTS, ComponentMask
-from interp.analyses.triples import triple_groups
+from interp.analyses.masking import VARIANTS, ComponentMask, _Training
+from interp.analyses.triples import distinct, triple_groups
 from interp.core.artifact import open_result
 from interp.core.errors import BadInput, SpanError
 from interp.data.prompts import Prompt
@@ -116,6 +116,17 @@ def test_targets_the_base_gives_anyway_are_refused():
         ComponentMask()(lm, same + swaps(20))
 
 
+def test_repetitions_of_a_desideratum_are_not_tested_on_what_they_were_trained_on():
+    lm, data = additive(), swaps()
+    groups = triple_groups(lm, data)  # 48 of which 12 differ
+    training = _Training(ComponentMask(), lm, [], groups, 0)
+    sides = [{(tuple(group.base.tokens[row].tolist()), tuple(group.source.tokens[row].tolist())) for group in part
+              for row in range(len(group))} for part in training._parts()]  # fmt: skip
+    assert [len(side) for side in sides] == [6, 3, 3] and len(set().union(*sides)) == 12 == len(distinct(groups))
+    with pytest.raises(BadInput, match="1 different desiderata"):
+        ComponentMask()(lm, data[:1] * 20)
+
+
 def test_targets_carry_the_word_boundary():
     """The reference code tokenised a list of words, so that its targets lacked the mark and no component could ever win."""
     lm = interp.load("atlas")
@@ -139,8 +150,10 @@ def test_it_is_repeatable_saved_and_runs_on_atlas(tmp_path):
 @pytest.mark.parametrize("name", ["stories260K-llama", "tinytalk-chat"])
 def test_it_runs_on_real_checkpoints(real_models, name):
     lm = interp.load(str(real_models / name))
-    base, source = Prompt.of("The cat saw the big", answer=" b"), Prompt.of("The cat saw the red", answer=" c")
-    found = ComponentMask(epochs=1, seeds=1, draws=1, batch=4)(lm, [Desideratum(base, source, " c")] * 8)
+    source = Prompt.of("The cat saw the red", answer=" c")
+    whose = ("The cat", "A dog", "He", "She", "Tom", "Lily", "They", "We")
+    data = [Desideratum(Prompt.of(f"{who} saw the big", answer=" b"), source, " c") for who in whose]
+    found = ComponentMask(epochs=1, seeds=1, draws=1, batch=4)(lm, data)
     assert np.isfinite(found.data["weight"]).all()
 
 
@@ -152,5 +165,6 @@ def test_bad_input_is_refused():
         ComponentMask(only=("9.1",))(lm, swaps())
     with pytest.raises(SpanError, match="'label'"):
         ComponentMask(position="label")(lm, swaps())
-    with pytest.raises(BadInput, match="penalty"):
-        ComponentMask(penalty=-1.0)
+    for penalty in (-1.0, float("nan")):
+        with pytest.raises(BadInput, match="penalty"):
+            ComponentMask(penalty=penalty)
