@@ -1,6 +1,6 @@
 """The cases, in the order in which they run."""
 
-from . import attribution, circuits, editing, invariants, localization, mechanisms, patching, tracing
+from . import attribution, circuits, editing, interventions, invariants, localization, mechanisms, patching, tracing
 from .case import Case
 
 CASES: tuple[Case, ...] = (
@@ -183,6 +183,30 @@ CASES: tuple[Case, ...] = (
         "Are heads of random weights found to carry an answer?",
         "none after Holm's correction, where both planted heads are found",
         patching.no_heads,
+    ),
+    Case(
+        "direct logits",
+        "Does the planted induction head write the whole logit difference by its own hand?",
+        "12 by that head, nothing by any other, no remainder; not in random weights",
+        interventions.direct_logits,
+    ),
+    Case(
+        "subspaces",
+        "Is a variable moved alone by its subspace, and an illusory subspace told?",
+        "1.00 (whole vector 0.00); illusion True and False",
+        interventions.subspaces,
+    ),
+    Case(
+        "component masks",
+        "Does each variable of a tracker select the head that carries it at a position?",
+        "4 of 4, each alone, accuracy 1.00",
+        interventions.component_masks,
+    ),
+    Case(
+        "models apart",
+        "Do the components in which two models differ carry all of their difference?",
+        "1 for them, 0 for all others within 1e-9",
+        interventions.models_apart,
     ),
     Case(
         "attribution",
