@@ -38,7 +38,7 @@ def test_its_verbs_exist() -> None:
     from interp.cli import app
 
     verbs = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    named = set(re.findall(r"^interp (\w+)", "\n".join(blocks("sh")), flags=re.MULTILINE))
+    named = set(re.findall(r"^interp ([\w-]+)", "\n".join(blocks("sh")), flags=re.MULTILINE))
     assert named <= verbs
     assert verbs <= named | {"report"}
 
