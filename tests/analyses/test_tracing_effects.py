@@ -114,6 +114,23 @@ def test_facts_about_one_subject_are_not_counted_twice():
         doubled.by_role(clusters="subjects")
 
 
+def test_a_label_without_known_prompts_is_shown_as_such():
+    found = many(0.1)
+    ids = found.data["prompt"].values.tolist()
+    found.data["known"].values[:] = [place > 1 for place in range(len(ids))]
+    table = found.with_labels({name: "guess" if place < 2 else "recall" for place, name in enumerate(ids)}).by_role(
+        split="scenario"
+    )
+    assert table["scenario"].values.tolist() == ["guess", "recall"] and table["prompts"].values.tolist() == [
+        0,
+        len(ids) - 2,
+    ]
+    assert (
+        int(table["n"].sel(scenario="guess").max()) == 0 and np.isnan(table["mean"].sel(scenario="guess").values).all()
+    )
+    assert table["mean"].sel(scenario="recall").equals(found.by_role()["mean"].assign_coords(scenario="recall"))
+
+
 def test_too_few_prompts_can_show_nothing_and_it_is_said():
     few = many(0.5, prompts=4, subjects=4)
     test = few.significant()

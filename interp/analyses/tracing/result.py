@@ -15,6 +15,8 @@ from .averages import Correction, average, tested, windows
 
 DIRECTIONS = ("denoise", "noise")
 Measure = Literal["fraction", "hase", "effect"]
+NOBODY = {"n": 0, "n_tokens": 0, "prompts": 0}
+"""Counts where a label has no prompt; what would be averaged is NaN there."""
 
 
 class TraceResult(Result):
@@ -174,19 +176,20 @@ class TraceResult(Result):
 
         A prompt's positions of one role are averaged first, then the prompts (ROME weights by token). Roles that occur in no prompt are
         left out. `control=True` averages the random matched controls instead; `split` names a label of the prompts (`with_labels`)
-        whose values become a first axis of the table.
+        whose values become a first axis of the table: NaN, and counts of 0, for a label without a known prompt.
         """
         if split is not None:
+            every = self.split(split)
             parts = {
                 label: part.by_role(
                     metric, level, known=known, normalise=normalise, direction=direction, control=control, clusters=clusters
                 )
-                for label, part in self.split(split).items()
+                for label, part in every.items()
                 if part.n_known or not known
             }  # fmt: skip
             if not parts:
                 self._select(known, metric)  # says that no prompt is known
-            return _side_by_side(parts, split)
+            return _side_by_side(parts, split).reindex({split: list(every)}, fill_value=NOBODY)
         attrs = {"metric": metric, "known_only": known, "direction": self._direction(direction)}
         if normalise:
             if control:
@@ -382,7 +385,7 @@ def _side_by_side(parts: dict[str, xr.Dataset], name: str) -> xr.Dataset:
     """Tables by role, one a label, over the roles of all of them: NaN, and counts of 0, where a label lacks one."""
     found = [role for role in ROLES if any(role in table["role"].values for table in parts.values())]
     tables = [
-        table.reindex(role=found, fill_value={"n": 0, "n_tokens": 0}).assign(prompts=table.attrs["prompts"]) for table in parts.values()
+        table.reindex(role=found, fill_value=NOBODY).assign(prompts=table.attrs["prompts"]) for table in parts.values()
     ]  # fmt: skip
     both = xr.concat(tables, dim=xr.DataArray(list(parts), dims=name, name=name), combine_attrs="override")
     both.attrs.pop("prompts", None)
