@@ -30,7 +30,7 @@ def atlas():
 
 @pytest.fixture(scope="module")
 def found(atlas):
-    return EdgeAttribution(steps=5, sizes=(24,), draws=1, verify=8)(atlas, wired.world_pairs(2))
+    return EdgeAttribution(steps=5, sizes=(24,), draws=1, verify=8)(atlas, wired.world_pairs(1))
 
 
 def runs_of(lm, pair=PAIR):
@@ -73,7 +73,7 @@ def test_scores_are_exact_in_a_linear_model_with_frozen_attention():
     assert found.agreement()["rho"] > 0.999 and float(abs(found.completeness()["gap"]).max()) < 1e-8
     runs, group = runs_of(lm, pairs[0])
     full = found.graph.edges
-    for source, destination in np.argwhere(full)[::9]:
+    for source, destination in np.argwhere(full)[::15]:
         without = full.copy()
         without[source, destination] = False
         lost = float(runs.score(full)[0] - runs.score(without)[0])
@@ -82,7 +82,7 @@ def test_scores_are_exact_in_a_linear_model_with_frozen_attention():
 
 def test_completeness_converges_in_the_order_of_its_rule():
     """K6a, K6a2, on a smooth random GPT-2 in double precision."""
-    lm = wrap(tiny("gpt2", n_layer=2).double(), words(), "gpt2")
+    lm = wrap(tiny("gpt2", n_layer=1).double(), words(), "gpt2")
 
     def gap(**options):
         one = EdgeAttribution(verify=0, sizes=(), **options)(lm, PAIR).completeness()
@@ -207,7 +207,7 @@ def test_one_edge_corrupted_is_the_circuit_without_it(family):
     assert np.abs(true).min() > 1e-5
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "phi3"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "phi3"])
 def test_all_edges_are_the_clean_run_and_none_the_corrupted_one(family):
     lm = wrap(tiny(family), words(), family)
     runs, group = runs_of(lm)
@@ -300,7 +300,7 @@ def test_real_checkpoints(name, real_models):
     if len({len(lm.encode(text).tokens[0]) for text in texts}) > 1:
         texts = ["the cat and the dog", "the dog and the dog"]
     pair = PromptPair(Prompt.of(texts[0]), Prompt.of(texts[1]))
-    found = EdgeAttribution(steps=4, sizes=(), verify=4)(lm, pair)
+    found = EdgeAttribution(steps=3, sizes=(), verify=4)(lm, pair)
     assert float(abs(found.completeness()["gap"]).max()) < 0.3
     assert found.agreement()["top"] > 0.3 or np.isnan(found.agreement()["top"])
 
@@ -308,7 +308,7 @@ def test_real_checkpoints(name, real_models):
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["gemma2", "olmo2", "gpt_oss"])
+@pytest.mark.parametrize("family", ["olmo2", "gpt_oss"])
 def test_families_without_a_plain_sum_are_refused_by_name(family):
     with pytest.raises(BadInput, match=family) as error:
         EdgeAttribution()(wrap(tiny(family), words(), "it"), PAIR)

@@ -48,7 +48,7 @@ def words(tmp_path_factory):
 # -- fine-tuning -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "gpt_neox", "llama", "phi3"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "phi3"])
 def test_gradients_are_those_of_autograd(family, words):
     objective = "lower" if family in ("gpt2", "llama") else "raise"
     module = tiny(family, vocab_size=words.vocab).double()
@@ -153,7 +153,7 @@ def test_changes_add_up_nest_and_leave_no_trace(lm):
 def test_edits_are_the_same_by_the_same_seed(lm, request_of):
     moments = SecondMoments.identity(lm, [0])
     one, again, other = (
-        ROME(steps=3).edit(lm, [request_of], layers=0, moments=moments, seed=seed) for seed in (0, 0, 1)
+        ROME(steps=1).edit(lm, [request_of], layers=0, moments=moments, seed=seed) for seed in (0, 0, 1)
     )
     assert torch.equal(one.deltas["W_out.0"], again.deltas["W_out.0"]) and one.log["prefixes"] == again.log["prefixes"]
     assert one.log["prefixes"] != other.log["prefixes"]
@@ -172,7 +172,7 @@ def test_what_is_no_number_is_no_edit(lm, request_of):
 # -- families ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "olmo2", "qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize("family", ["gemma2", "olmo2", "gpt_oss"])
 def test_families_whose_values_do_not_reach_the_stream_are_refused_by_name(family, words):
     model = wrap(tiny(family, vocab_size=words.vocab), words, family)
     with pytest.raises(UnsupportedArchitecture, match=family):

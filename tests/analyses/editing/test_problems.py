@@ -34,8 +34,8 @@ def test_targets_and_objectives(lm, facts, problem):
         assert request.objective == ("lower" if problem == "fact_erasure" else "raise")
         assert (request.noise is not None) == (problem == "fact_forcing")
         assert request.problem == problem and len(request.paraphrases) == len(request.neighbours) == 1
-    again = requests_for(lm, facts, problem, draws=3)
-    assert [one.target for one in again] == [one.target for one in requests]
+    again = requests_for(lm, facts[:1], problem, draws=3)
+    assert again[0].target == requests[0].target
 
 
 def test_tracing_reversal_targets_are_what_the_noised_model_says_and_no_part_of_the_prompt(lm, facts):

@@ -207,7 +207,7 @@ def test_prefixes_are_seeded_and_the_subject_is_found_behind_them(lm, facts):
 @pytest.mark.parametrize("key", ["bare", "mean"])
 def test_rome_edits_facts_of_atlas(lm, moments, facts, prefixes, key):
     editor = ROME(essence="In {},", prefixes=prefixes[:2], key=key)
-    requests = requests_for(lm, facts[: 5 if key == "mean" else 3], "error_injection")
+    requests = requests_for(lm, facts[: 4 if key == "mean" else 2], "error_injection")
     others = lm.encode([fact.text for fact in facts[10:]])
     usual = lm.run(others).last_logits.argmax(-1)
     before = lm.fingerprint()
@@ -252,7 +252,7 @@ def test_where_nobody_reads_the_value_nothing_is_edited(lm, moments, facts, pref
 
 
 def test_atlas_is_edited_early_as_its_facts_lie_early(lm, moments, facts, prefixes):
-    editor = ROME(essence="In {},", prefixes=prefixes[:1])
+    editor = ROME(essence="In {},", prefixes=prefixes[:1], steps=10)
     requests = requests_for(lm, facts[:2], "error_injection")
     score = {}
     for layer in (0, 2):
@@ -287,7 +287,9 @@ def test_every_problem_can_be_solved(lm, moments, facts, prefixes, problem):
 
 def test_memit_grants_several_requests_at_once(lm, moments, facts, prefixes):
     requests = requests_for(lm, facts[:3], "error_injection")
-    editor = MEMIT(window=2, lr=0.2, clamp_factor=2.0, mom2_weight=20.0, essence="In {},", prefixes=prefixes[:1])
+    editor = MEMIT(
+        window=2, steps=14, lr=0.2, clamp_factor=2.0, mom2_weight=20.0, essence="In {},", prefixes=prefixes[:1]
+    )
     change = editor.edit(lm, requests, layers=[0, 1], moments=moments)
     assert list(change.deltas) == ["W_out.0", "W_out.1"]
     done = []
