@@ -4,9 +4,9 @@
     interp patch atlas --task ioi --kinds z --figure heads.svg
     interp cmap BASE TUNED --pairs pairs.jsonl
 
-A config's `takes` is `facts` (prompts with a subject), `pairs` (clean and corrupted) or `desiderata` (base, source, target; pairs will do, and
-`--task entity_tracking/position` names a variable of a task). Pairs come from a file, from a named task that is
-generated for the model's own tokenizer, or from facts whose subjects are swapped. Reference checkpoints bring their own.
+A config's `takes` is `facts` (prompts with a subject), `pairs` (clean and corrupted) or `desiderata` (base, source, target; pairs will
+do, and `--task entity_tracking/position` names a variable of a task). Pairs come from a file, from a named task that is generated for
+the model's own tokenizer, or from facts whose subjects are swapped. Reference checkpoints bring their own.
 """
 
 import importlib

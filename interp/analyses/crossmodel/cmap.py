@@ -177,8 +177,8 @@ class CrossModelPatching(Comparison[CrossModelResult]):
             )
         if alone := sorted(set(lm.weights.parameters()) ^ set(other.weights.parameters())):
             raise WrongModel(
-                f"only one of {lm.spec.name} and {other.spec.name} has {listing(alone)}, as where one ties its embeddings and the other does "
-                "not: there is no line between their weights to walk. Give relatives that hold the same parameters."
+                f"only one of {lm.spec.name} and {other.spec.name} has {listing(alone)}, as where one ties its embeddings and the other "
+                "does not: there is no line between their weights to walk. Give relatives that hold the same parameters."
             )
         expand([Site(kind, 0) for kind in self.kinds], lm.spec)
         self._cells(lm)
