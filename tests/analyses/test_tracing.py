@@ -57,7 +57,7 @@ def traced(small, lm):
 def test_the_planted_map_is_found_whole(rule):
     planted = wired.fact()  # 20 layers, written at 9, moved at 14
     kinds = ("hidden", "mlp", "attn") if rule == "code" else ("mlp",)
-    found = CausalTrace(window=10, window_rule=rule, noise_samples=2, kinds=kinds)(
+    found = CausalTrace(window=10, window_rule=rule, noise_samples=1, kinds=kinds)(
         wired_lm(planted), prompts_of(planted, 1)
     )
     share = found.normalised("prob")
@@ -159,7 +159,7 @@ def words():
 
 def test_partial_recomputation_and_both_backends_give_the_numbers_of_whole_passes(small):
     config = CausalTrace(
-        window=3, noise_samples=2, kinds=("hidden", "mlp", "attn", "hidden_without_mlp", "hidden_without_attn")
+        window=3, noise_samples=1, kinds=("hidden", "mlp", "attn", "hidden_without_mlp", "hidden_without_attn")
     )
     prompts = prompts_of(small, 1)
     want = config(full(small), prompts).data["score"].values
@@ -241,7 +241,7 @@ def test_sigma_is_that_of_the_subjects_alone(small, lm):
 
 def test_same_seed_same_numbers_and_batching_changes_nothing(small, lm):
     prompts = prompts_of(small, 3)
-    options = {"window": 3, "noise_samples": 3, "sigma": "unit", "kinds": ("hidden", "attn")}
+    options = {"window": 3, "noise_samples": 2, "sigma": "unit", "kinds": ("hidden", "attn")}
     runs = (4096, prompts), (4096, prompts), (1, prompts), (1, prompts[:1])
     first, again, split, alone = (CausalTrace(**options, batch_tokens=size)(lm, some) for size, some in runs)
     assert np.array_equal(first.data["score"].values, again.data["score"].values, equal_nan=True)
@@ -371,7 +371,7 @@ def test_cost_is_what_goes_through_the_model(small, options, monkeypatch):
     """
     monkeypatch.setattr("interp.models.runner.CALL_FLOPS", {"cpu": 0.0, "cuda": 0.0})
     lm = wired_lm(wired.fact(n_layers=6, writer=2, mover=4, null=True))
-    config, prompts, seen = CausalTrace(noise_samples=4, **options), prompts_of(small, 6), []
+    config, prompts, seen = CausalTrace(noise_samples=4, **options), prompts_of(small, 2), []
     config(lm, prompts[:1])  # the engine's own check, once a session
     modules = {id(m): m for owner in (lm.module, lm.plain.module, lm.bridge) for m in owner.modules()}
     mlps = [m for m in modules.values() if type(m).__name__ == "GPT2MLP"]

@@ -8,6 +8,9 @@ last of them: "IO S1+2" is two after the first subject where the indirect object
 have are pooled over the distance. Prompts of any length share them. By `position`, as Prakash et al. have it, each absolute position is
 one, which asks for many prompts of each length. The prompts are the clean and the corrupted ones together, so that what the two differ in
 is averaged out and what they share is not.
+
+When it misleads: a wording that few prompts have is a class of its own even when pooled, and its mean mostly repeats those prompts. Bring
+several prompts of each wording.
 """
 
 from collections.abc import Sequence
