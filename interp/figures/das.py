@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from interp.analyses.das import DASResult
 
 NAMES = {
-    "trained": "trained", "row": "seen by readers", "span": "seen, whole", "null": "unseen", "shuffled": "shuffled targets",
-    "random": "random subspace", "full": "whole vector", "none": "nothing",
+    "trained": "trained", "row": "seen by readers", "span": "seen, whole", "null": "unseen", "shuffled": "shuffled",
+    "random": "random", "full": "whole vector", "none": "nothing",
 }  # fmt: skip
 
 
