@@ -109,6 +109,8 @@ class DirectResult(Result):
 class DirectLogit(Analysis[DirectResult]):
     """Split the answer's logit at the last token into what every component writes."""
 
+    takes: ClassVar[str] = "prompts"
+
     target: Literal["logit_diff", "logit"] = "logit_diff"
     """The answer's logit minus the foil's, or the answer's alone. Without a foil in the data, the best wrong token is taken."""
     parts: Literal["heads", "layers"] = "heads"

@@ -1,6 +1,6 @@
 """Cross-model patching: what each component carries of the models' difference. One map a kind with heads, one column for the rest."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -30,12 +30,17 @@ def plot(
     *,
     metric: str = "logprob",
     direction: str = "into first",
+    unit: Literal["auto", "share", "metric"] = "auto",
     theme: Theme = "screen",
     venue: str = "neurips",
 ) -> go.Figure:
-    """Recovered share of each component (heads by layers; whole layers in a last panel). White carries nothing, red all of it."""
+    """What each component carries (heads by layers; whole layers in a last panel): a share of the models' difference, or, where that
+    difference is too small for shares (or with unit="metric"), what it changes in the metric. White carries nothing.
+    """
     one_of("direction", direction, [str(name) for name in result.data["direction"].values])
-    table = result.recovered(metric).sel(direction=direction)
+    one_of("unit", unit, ["auto", "share", "metric"])
+    table, shares = _table(result, metric, unit)
+    table = table.sel(direction=direction)
     kinds = list(dict.fromkeys(str(kind) for kind in table["kind"].values))
     headed = [
         kind for kind in kinds if kind != "joint" and int(table["head"].values[table["kind"].values == kind].max()) >= 0
@@ -46,8 +51,9 @@ def plot(
         raise BadInput("this result holds only a joint cell, which is one number: see `recovered()`.")
     figure = panels(titles, theme=theme, shared_y=True)
     layers = int(table["of_layer"].values.max()) + 1
-    bar = f"share of the<br>difference in<br>{UNITS[metric]}"
-    limit = max(1.0, float(np.nanmax(np.abs(table["mean"].values))))
+    bar = f"share of the<br>difference in<br>{UNITS[metric]}" if shares else f"change of<br>{UNITS[metric]}"
+    largest = float(np.nanmax(np.abs(table["mean"].values)))
+    limit = max(1.0, largest) if shares else largest or 1.0
     for column, title in enumerate(titles, start=1):
         columns, values, ends = _map(table, [title] if title in headed else whole, layers)
         trace = grid(
@@ -76,6 +82,18 @@ def plot(
         margin=above(theme),
     )
     return check_budget(figure)
+
+
+def _table(result: "CrossModelResult", metric: str, unit: str) -> tuple[xr.Dataset, bool]:
+    """What is drawn [direction, component], and whether it is shares."""
+    if unit == "metric":
+        return result.moved(metric), False
+    try:
+        return result.recovered(metric), True
+    except BadInput:
+        if unit == "share":
+            raise
+        return result.moved(metric), False
 
 
 def _map(

@@ -238,8 +238,8 @@ def _significant(look: Look, kind: str, test: str, alpha: float) -> xr.Dataset |
     if test == "none":
         return None
     by: Any = "role" if "pos" in look.result.data[kind].dims else "cell"
-    method: Any = test
-    return look.result.significant(method, metric=look.metric, kind=kind, known=look.known, alpha=alpha, by=by)
+    correction: Any = test
+    return look.result.significant(correction, metric=look.metric, kind=kind, known=look.known, alpha=alpha, by=by)
 
 
 def _flat(values: xr.DataArray) -> xr.DataArray:

@@ -172,8 +172,8 @@ def test_nothing_is_significant_in_the_null_model():
         lm, [induction_pair(i) for i in range(12)]
     )
     for kind in found.kinds:
-        for method in ("holm", "bh"):
-            assert not found.significant(method, kind=kind, known=False)["significant"].any(), (kind, method)
+        for correction in ("holm", "bh"):
+            assert not found.significant(correction, kind=kind, known=False)["significant"].any(), (kind, correction)
     assert found.n_known < 6 and list(found.headline())
     if not found.n_known:
         with pytest.raises(BadInput, match="known=False"):

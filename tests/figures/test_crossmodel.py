@@ -44,6 +44,17 @@ def test_maps_show_the_recovered_shares(theme, direction):
     assert np.asarray(maps[1].z, dtype=float)[1, 1] == pytest.approx(float(table.sel(component="mlp_out 1")), abs=1e-6)
 
 
+def test_where_the_models_hardly_differ_the_change_itself_is_drawn():
+    result = made()
+    result.data["alone"][1] = result.data["alone"][0] + 1e-3 * rng(3).normal(size=(12, 4))
+    figure = result.plot()
+    table = result.moved("logprob").sel(direction="into first")["mean"]
+    drawn = next(trace for trace in figure.data if trace.type == "heatmap")
+    assert np.asarray(drawn.z, dtype=float)[2, 1] == pytest.approx(float(table.sel(component="z 2.1")), abs=1e-6)
+    with pytest.raises(BadInput, match="standard error"):
+        result.plot(unit="share")
+
+
 def test_a_direction_that_is_none_is_refused():
     with pytest.raises(BadInput, match="into first"):
         made().plot(direction="there")

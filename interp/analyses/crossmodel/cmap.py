@@ -18,6 +18,7 @@ from interp.core.lm import LM
 from interp.core.progress import track
 from interp.core.seed import numpy_generator
 from interp.core.site import Site, expand
+from interp.core.stats import bootstrap_ci
 from interp.data.prompts import Prompt, PromptPair
 from interp.data.tokens import TokenPrompt, group_by_length, to_batch, tokenize
 
@@ -55,6 +56,14 @@ class CrossModelResult(Result):
         parts = [self.data[one].sel(metric=name) for one in ("score", "alone")]
         score, alone = ((part == 0).astype(float) for part in parts) if metric == "accuracy" else parts
         return score, alone
+
+    def moved(self, metric: str = "logprob", *, level: float = 0.95) -> xr.Dataset:
+        """What each component changes in the model it is put into, in the metric's own unit: mean, ci_lo, ci_hi [direction, component]."""
+        score, alone = self.values(metric)
+        start = alone.values[:, None]  # [direction, 1, prompt]: `into first` starts from the first model
+        change = score.transpose("direction", "component", "prompt") - start
+        mean, low, high = bootstrap_ci(change, "prompt", level=level)
+        return xr.Dataset({"mean": mean, "ci_lo": low, "ci_hi": high})
 
     def recovered(self, metric: str = "logprob", *, level: float = 0.95) -> xr.Dataset:
         """The share of the models' difference that each component carries, with its interval over prompts: [direction, component].

@@ -128,7 +128,7 @@ class PatchingResult(Result):
 
     def significant(
         self,
-        method: Correction = "holm",
+        correction: Correction = "holm",
         *,
         metric: str = "logit_diff",
         kind: str | None = None,
@@ -145,7 +145,7 @@ class PatchingResult(Result):
         (attrs floor, from the self-checks) count as 0; cells that are 0 in every pair are not tested (p NaN). With few pairs nothing can
         be significant: attrs smallest_p is the least p-value that these pairs allow. `clusters` flips whole clusters.
         """
-        one_of("method", method, ["holm", "bh"])
+        one_of("correction", correction, ["holm", "bh"])
         one_of("by", by, ["cell", "role"])
         values = self._values(metric, kind, known, normalise=False)
         if by == "role":
@@ -154,7 +154,7 @@ class PatchingResult(Result):
             self._check_aligned(values)
         return tested(
             values,
-            method=method,
+            correction=correction,
             alpha=alpha,
             clusters=self._clusters(values, clusters),
             seed=seed,

@@ -44,7 +44,7 @@ def summary(values: xr.DataArray, *, level: float, clusters: Sequence[Hashable] 
 def tested(
     values: xr.DataArray,
     *,
-    method: str,
+    correction: str,
     alpha: float,
     clusters: Sequence[Hashable] | None,
     seed: int,
@@ -67,12 +67,19 @@ def tested(
     cells = int((~idle).isel(direction=0).sum())
     flips = int(min(MOST_FLIPS, max(FLIPS, 4 * cells / alpha)))
     p = sign_flip_test(values, axis="pair", n=flips, seed=seed, name="patching").where(~idle)
-    correct = holm if method == "holm" else benjamini_hochberg
+    correct = holm if correction == "holm" else benjamini_hochberg
     adjusted = xr.concat([correct(p.sel(direction=one)) for one in p["direction"].values], dim="direction")
     adjusted = adjusted.assign_coords(direction=p["direction"].values).transpose(*p.dims)
     pairs = values.sizes["pair"]
     smallest = 2.0 / 2**pairs if pairs < 60 and 2**pairs <= flips else 1 / (flips + 1)
-    attrs = {"method": method, "alpha": alpha, "pairs": pairs, "smallest_p": smallest, "cells": cells, "floor": floor}
+    attrs = {
+        "correction": correction,
+        "alpha": alpha,
+        "pairs": pairs,
+        "smallest_p": smallest,
+        "cells": cells,
+        "floor": floor,
+    }
     return xr.Dataset({"p": p, "p_adjusted": adjusted, "significant": adjusted <= alpha}, attrs=attrs)
 
 

@@ -1,0 +1,76 @@
+"""Every method's verb: its help lists the config's options, its cost is said without a run, and one pass on the reference checkpoint."""
+
+import importlib
+import json
+
+import pytest
+
+import interp
+from interp.cli.methods import METHODS
+
+from .running import run
+
+SMALL = {
+    "patch": "--kinds z --over layer",
+    "das": "--k 2 --layers 1 --steps 3 --draws 1",
+    "mask": "--epochs 1 --seeds 1 --draws 1",
+    "cmap": "--kinds mlp_out",
+    "direct": "--task ioi",
+}
+"""Options that make one pass quick; verbs with a test of their own elsewhere are not here."""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def kind(method):
+    module, _, name = method.analysis.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.verb)
+def test_help_lists_the_configs_options(method, capsys):
+    outcome = run(capsys, method.verb, "--help")
+    assert outcome.code == 0 and f"Usage: interp {method.verb}" in outcome.out
+    text = " ".join(outcome.out.split())
+    assert method.essay.split(":")[0] in text
+    for option in kind(method).options():
+        assert f"--{option.name.replace('_', '-')}" in text, option.name
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.verb)
+def test_the_cost_is_said_and_nothing_written(method, capsys, here):
+    models = ["atlas", "atlas-tuned"] if method.two_models else ["atlas"]
+    outcome = run(capsys, method.verb, *models, "--limit", 12, "--dry-run", "-o", "out")
+    assert outcome.code == 0, outcome.err
+    assert "forward passes" in outcome.out and not list(here.iterdir())
+
+
+@pytest.mark.parametrize("verb", SMALL)
+def test_a_verb_runs_draws_and_saves(verb, capsys, here):
+    method = next(one for one in METHODS if one.verb == verb)
+    models = ["atlas", "atlas-tuned"] if method.two_models else ["atlas"]
+    outcome = run(capsys, verb, *models, "--limit", 12, *SMALL[verb].split(), "-o", "out", "--figure", "f.json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads((here / "f.json").read_text())["data"] and interp.open("out").data.sizes
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("patch atlas --task io", "Did you mean 'ioi'"),
+        ("patch atlas --task ioi/name", "Leave it out after the slash"),
+        ("patch atlas --task ioi --pairs p.jsonl", "give one of"),
+        ("trace atlas --task ioi", "Give --facts"),
+        ("mask atlas --task ioi --position nowhere", "nowhere"),
+        ("das atlas --task ioi --layers 9", "layers 0 to 3"),
+        ("cmap atlas", "OTHER"),
+    ],
+)
+def test_refusals_are_one_message(words, said, capsys, here):
+    (here / "p.jsonl").write_text("{}\n")
+    outcome = run(capsys, *words.split())
+    assert outcome.code == 2 and said in outcome.err
