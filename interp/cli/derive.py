@@ -9,7 +9,7 @@ default, so that the command line can neither lag behind Python nor disagree wit
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -24,10 +24,16 @@ def options_of(analysis: type[Analysis]) -> list[inspect.Parameter]:
     return [parameter(option) for option in analysis.options()]
 
 
-def with_options(command: Callable[..., None], *analyses: type[Analysis]) -> Callable[..., None]:
-    """`command`, whose `**options` are spelled out as the fields of the analyses. Raises `TypeError` where a name is taken."""
+def with_options(
+    command: Callable[..., None], *analyses: type[Analysis], without: Sequence[str] = ()
+) -> Callable[..., None]:
+    """`command`, whose `**options` are spelled out as the fields of the analyses, and which is not asked for parameters in `without`.
+
+    Raises `TypeError` where a name is taken.
+    """
     signature = inspect.signature(command)
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    given = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    own = [p for p in given if p.name not in without]
     derived = [p for analysis in analyses for p in options_of(analysis)]
     names = [p.name for p in [*own, *derived]]
     if twice := sorted({name for name in names if names.count(name) > 1}):

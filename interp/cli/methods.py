@@ -142,16 +142,17 @@ def _verb(method: Method) -> Any:
 
         module, _, name = method.analysis.partition(":")
         analysis = getattr(importlib.import_module(module), name)
-        command = with_options(_two(method, analysis) if method.two_models else _one(method, analysis), analysis)
+        command = with_options(_command(method, analysis), analysis, without=() if method.two_models else ("other",))
         run(command, f"interp {method.verb}", context.args)
 
     verb.__doc__ = method.essay
     return verb
 
 
-def _one(method: Method, kind: "type[Analysis]") -> Any:
+def _command(method: Method, kind: "type[Analysis]") -> Any:
     def command(
         model: Model,
+        other: Other = ...,  # type: ignore[assignment]
         facts: Facts = None,
         pairs: Pairs = None,
         task: Task = None,
@@ -167,37 +168,10 @@ def _one(method: Method, kind: "type[Analysis]") -> Any:
         dry_run: DryRun = False,
         **options: Any,
     ) -> None:
+        names = [model, other] if method.two_models else [model]
         _go(
-            method, kind, [model], options, Source(facts, pairs, task, limit, skip_bad), output=output, figure=figure, paper=paper,
+            kind, names, options, Source(facts, pairs, task, limit, skip_bad), output=output, figure=figure, paper=paper,
             overwrite=overwrite, how=(backend, device, dtype), dry_run=dry_run,
-        )  # fmt: skip
-
-    command.__doc__ = method.essay
-    return command
-
-
-def _two(method: Method, kind: "type[Analysis]") -> Any:
-    def command(
-        model: Model,
-        other: Other,
-        facts: Facts = None,
-        pairs: Pairs = None,
-        task: Task = None,
-        skip_bad: SkipBad = False,
-        output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to save the result in.")] = None,
-        figure: Figure = None,
-        paper: Paper = False,
-        limit: Annotated[int, typer.Option(min=1, help="Use at most so many facts or pairs.")] = 100,
-        overwrite: Overwrite = False,
-        backend: Backend = "transformer_lens",
-        device: Device = "auto",
-        dtype: Dtype = "auto",
-        dry_run: DryRun = False,
-        **options: Any,
-    ) -> None:
-        _go(
-            method, kind, [model, other], options, Source(facts, pairs, task, limit, skip_bad), output=output, figure=figure,
-            paper=paper, overwrite=overwrite, how=(backend, device, dtype), dry_run=dry_run,
         )  # fmt: skip
 
     command.__doc__ = method.essay
@@ -276,7 +250,6 @@ class Source:
 
 
 def _go(
-    method: Method,
     kind: "type[Analysis]",
     names: list[str],
     options: dict[str, Any],
