@@ -100,7 +100,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "clean": clean, "corrupted": run, "sites": ["blocks.1.hook_resid_post"], "width": width, "d_model": d_model,
         "d_head": lm.spec.d_head, "new": torch.zeros(lm.spec.d_mlp, d_model), "zeros": torch.zeros(lm.spec.d_head, d_model),
         "vector": torch.zeros(d_model), "stream": clean[site], "scale": scale, "replace": replace, "copy": copy,
-        "output": torch.zeros(1, width, 3 * d_model), "torch": torch,
+        "output": torch.zeros(1, width, 3 * d_model), "torch": torch, "At": interp.At, "pairs": interp.reference.task("atlas", "ioi", 6),
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ prompts of different lengths mix freely and come out in the order in which they 
 The foil, the token that the logit difference is taken against, is the clean prompt's own, else the corrupted prompt's answer, else the
 model's best wrong answer in the clean run. Pairs that the model does not get right are kept and flagged (`known`), never dropped.
 
+    from interp.analyses.readout import read_metrics
     groups = pair_groups(lm, pairs)
     run = lm.run(groups[0].clean)
     read_metrics(run.last_logits, groups[0].answer, groups[0].foil)      # [pair, metric]

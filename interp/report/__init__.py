@@ -8,7 +8,9 @@ It composes analyses and figures and computes nothing of its own; every number o
 measured on, its interval, and what the measure gives by chance.
 """
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .card import Report
@@ -25,3 +27,13 @@ def report(lm: "LM", output: str | Path, *, store: Any = None, overwrite: bool =
     With a `store` (`interp.Store()`), the text is captured there once and every section reads it from there.
     """
     return Report(**options).write(lm, output, store=store, overwrite=overwrite)
+
+
+class _Callable(ModuleType):
+    """`interp.report` is a function, and a package of that name: importing the package must not put it in the function's place."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Path:
+        return report(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -223,3 +223,10 @@ def test_without_a_browser_the_page_says_so(atlas, tmp_path, monkeypatch):
     folder = report(atlas, tmp_path / "card", max_tokens=300).parent
     assert "No Chromium was found" in (folder / "index.html").read_text()
     assert not list((folder / "figures").glob("*.pdf"))
+
+
+def test_importing_the_package_leaves_the_function_callable() -> None:
+    import importlib
+
+    module = importlib.import_module("interp.report")
+    assert callable(module) and callable(interp.report)
