@@ -40,7 +40,7 @@ class BridgeLM(BaseLM):
     backend = "transformer_lens"
 
     def __init__(self, module: Any, tokenizer: HFTokenizer, spec: ModelSpec) -> None:
-        _refuse_odd(module.config, spec.name)
+        _refuse_odd(module, spec.name)
         super().__init__(module, tokenizer, spec)
         inner = copy.deepcopy(module, memo={id(parameter): parameter for parameter in module.parameters()})
         inner.set_attn_implementation("eager")
@@ -115,10 +115,13 @@ class BridgeLM(BaseLM):
                 part.renew()
 
 
-def _refuse_odd(config: Any, name: str) -> None:
+def _refuse_odd(module: nn.Module, name: str) -> None:
     """Variants of supported families that TransformerLens computes wrongly, or cannot take apart."""
+    config: Any = module.config
+    half = next(module.parameters()).dtype in (torch.bfloat16, torch.float16)
     odd = {
         "gpt2": not getattr(config, "scale_attn_weights", True) and "unscaled attention scores (`scale_attn_weights`)",
+        "olmo2": half and "half precision, in which its norms of queries and keys give float32",
         "gpt_neox": not getattr(config, "attention_bias", True) and "attention without biases (`attention_bias`)",
     }
     if what := odd.get(config.model_type):

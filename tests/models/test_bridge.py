@@ -182,3 +182,10 @@ def test_changes_that_pytorch_does_not_count_reach_the_copies(what: str) -> None
     got = model.run(tokens()).logits
     torch.testing.assert_close(got, oracle.logits(own, tokens()), rtol=0, atol=4e-5)
     assert not torch.allclose(got, before, atol=1e-2)
+
+
+def test_olmo2_in_half_precision_is_refused_and_nnsight_computes_it() -> None:
+    model = tiny("olmo2", dtype=torch.bfloat16)
+    with pytest.raises(UnsupportedArchitecture, match=r"half precision.*backend='nnsight'"):
+        wrap(model, tokenizer(), "odd")
+    assert torch.isfinite(wrap(model, tokenizer(), "odd", backend="nnsight").run(tokens()).logits).all()
