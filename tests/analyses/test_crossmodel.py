@@ -190,7 +190,7 @@ def test_atlas_gains_the_new_relation_from_its_tuned_copy(tmp_path):
 def test_the_real_pair_shares_a_basis(real_models):
     chat, slang = (interp.load(str(real_models / f"tinytalk-{name}")) for name in ("chat", "slang"))
     data = [Prompt.of("User: hello\nBot:", answer=" Hi"), Prompt.of("User: how are you?\nBot:", answer=" I")]
-    found = CrossModelPatching(kinds=("z", "mlp_out"), answers="first")(chat, slang, data)
+    found = CrossModelPatching(kinds=("attn_out", "mlp_out"), answers="first")(chat, slang, data)
     assert found.data["alignment"].values.min() > 0.25 and np.isfinite(found.data["score"]).all()
 
 
