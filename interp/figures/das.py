@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from .marks import band, line
+from .marks import band, line, whiskers
 from .panels import above, place_legend, whole_ticks
 from .shrink import check_budget
 from .theme import CATEGORY, Theme, dress
@@ -68,17 +68,9 @@ def _lines(figure: go.Figure, result: "DASResult", table: xr.Dataset, layers: li
 def _bars(figure: go.Figure, table: xr.Dataset) -> None:
     mean, low, high = (table[one].isel(layer=0).sel(variant=list(NAMES)).values for one in ("mean", "ci_lo", "ci_hi"))
     colours = [CATEGORY[0] if variant == "trained" else CATEGORY[6] for variant in NAMES]
-    error = {
-        "type": "data",
-        "symmetric": False,
-        "array": high - mean,
-        "arrayminus": mean - low,
-        "thickness": 1,
-        "width": 3,
-    }
     figure.add_trace(
         go.Bar(
-            x=list(NAMES.values()), y=mean, marker={"color": colours}, error_y=error, showlegend=False,
+            x=list(NAMES.values()), y=mean, marker={"color": colours}, error_y=whiskers(mean, low, high), showlegend=False,
             hovertemplate="%{x}: %{y:.3f}<extra></extra>",
         )
     )  # fmt: skip

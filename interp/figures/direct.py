@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from .marks import grid
+from .marks import grid, whiskers
 from .panels import above, panels, whole_ticks
 from .shrink import check_budget
 from .theme import Theme, dress, line_style
@@ -39,17 +39,9 @@ def plot(result: "DirectResult", *, theme: Theme = "screen", venue: str = "neuri
     rest = table.isel(component=kinds != "head")
     mean, low, high = (rest[name].values for name in ("mean", "ci_lo", "ci_hi"))
     names = [str(name) for name in rest["component"].values]
-    error = {
-        "type": "data",
-        "symmetric": False,
-        "array": high - mean,
-        "arrayminus": mean - low,
-        "thickness": 1,
-        "width": 2,
-    }
     known = np.isfinite(high) & np.isfinite(low)
     bars = go.Bar(
-        x=mean, y=names, orientation="h", marker={"color": line_style(0)["color"]}, error_x=error if known.all() else None,
+        x=mean, y=names, orientation="h", marker={"color": line_style(0)["color"]}, error_x=whiskers(mean, low, high, width=2) if known.all() else None,
         showlegend=False, hovertemplate="%{y}: %{x:.3f}<extra></extra>",
     )  # fmt: skip
     column = len(titles)

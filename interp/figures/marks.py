@@ -85,3 +85,10 @@ def line(x: Sequence[Any], values: np.ndarray, *, name: str, index: int = 0, **o
     return go.Scatter(
         x=list(x), y=np.asarray(values, dtype=np.float32), name=plain(name), line=line_style(index), **(settings | options)
     )  # fmt: skip
+
+
+def whiskers(mean: np.ndarray, low: np.ndarray, high: np.ndarray, *, width: int = 3) -> dict[str, Any]:
+    """Plotly's error bars from the ends of an interval."""
+    return {
+        "type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low, "thickness": 1, "width": width,
+    }  # fmt: skip

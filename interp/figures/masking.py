@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from .marks import grid
+from .marks import grid, whiskers
 from .panels import above, panels, whole_ticks
 from .shrink import check_budget
 from .theme import CATEGORY, Theme, dress
@@ -31,17 +31,9 @@ def plot(result: "MaskResult", *, theme: Theme = "screen", venue: str = "neurips
     mean, low, high = (
         result.accuracy()[name].sel(variant=list(NAMES)).mean("seed").values for name in ("mean", "ci_lo", "ci_hi")
     )
-    error = {
-        "type": "data",
-        "symmetric": False,
-        "array": high - mean,
-        "arrayminus": mean - low,
-        "thickness": 1,
-        "width": 3,
-    }
     figure.add_trace(
         go.Bar(
-            x=list(NAMES.values()), y=mean, error_y=error, showlegend=False, hovertemplate="%{x}: %{y:.3f}<extra></extra>",
+            x=list(NAMES.values()), y=mean, error_y=whiskers(mean, low, high), showlegend=False, hovertemplate="%{x}: %{y:.3f}<extra></extra>",
             marker={"color": [CATEGORY[0], *[CATEGORY[6]] * 3]},
         ),
         row=1, col=2,
