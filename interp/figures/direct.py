@@ -41,7 +41,8 @@ def plot(result: "DirectResult", *, theme: Theme = "screen", venue: str = "neuri
     names = [str(name) for name in rest["component"].values]
     known = np.isfinite(high) & np.isfinite(low)
     bars = go.Bar(
-        x=mean, y=names, orientation="h", marker={"color": line_style(0)["color"]}, error_x=whiskers(mean, low, high, width=2) if known.all() else None,
+        x=mean, y=names, orientation="h", marker={"color": line_style(0)["color"]},
+        error_x=whiskers(mean, low, high, width=2) if known.all() else None,
         showlegend=False, hovertemplate="%{y}: %{x:.3f}<extra></extra>",
     )  # fmt: skip
     column = len(titles)

@@ -33,7 +33,8 @@ def plot(result: "MaskResult", *, theme: Theme = "screen", venue: str = "neurips
     )
     figure.add_trace(
         go.Bar(
-            x=list(NAMES.values()), y=mean, error_y=whiskers(mean, low, high), showlegend=False, hovertemplate="%{x}: %{y:.3f}<extra></extra>",
+            x=list(NAMES.values()), y=mean, error_y=whiskers(mean, low, high), showlegend=False,
+            hovertemplate="%{x}: %{y:.3f}<extra></extra>",
             marker={"color": [CATEGORY[0], *[CATEGORY[6]] * 3]},
         ),
         row=1, col=2,
