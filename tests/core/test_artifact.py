@@ -303,7 +303,7 @@ print(left)
 
 
 def test_a_killed_writer_leaves_whole_artefacts_and_a_reader_sees_nothing_else(tmp_path: Path) -> None:
-    """Six times and until a kill has hit: read while another process replaces an artefact or makes new ones, and kill -9 it in mid-write."""
+    """Six times and until a kill has hit: read while another process replaces an artefact or makes new ones, and kill it in mid-write."""
     done = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 0  # kills did hit half-written ones
