@@ -194,7 +194,8 @@ class Editor:
         moments: "SecondMoments | None",
         seed: int,
     ) -> WeightChange:
-        raise NotImplementedError
+        """The change itself; every editor has its own. What `edit` checks has been checked."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement `_edit`.")
 
     def layers_of(self, layers: int | Sequence[int], n_layers: int) -> tuple[int, ...]:
         """The layers that are edited: `width` of them around a centre, clipped to the model, or the ones that are named."""
