@@ -11,6 +11,7 @@ from interp.core.spec import ModelSpec
 
 from ..families import Family, Tap
 from .folding import fold, gain_plus_one, oriented
+from .rotary import rotation
 
 HEADED = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V")
 LAYERED = (*HEADED, "b_O", "W_in", "W_gate", "W_out", "b_in", "b_gate", "b_out")
@@ -137,11 +138,27 @@ class Weights:
         weight = self._parameter(path, "weight")
         return (1.0 + weight if gain_plus_one(self.family) else weight), self._parameter(path, "bias")
 
+    def rotation(self, layer: int, offset: int) -> Tensor:
+        """What rotary positions put between a query and the key `offset` tokens before it, [d_head, d_head], float64.
+
+        `score(q_i, k_j) = scale · q_i R(i - j) k_jᵀ` for queries and keys as the sites `q`, `k` have them, after the norms that some
+        families give them. See `interp.models.weights.rotary`. Raises `BadInput` for models without rotary positions (`lm.spec.positions`),
+        and for offsets that are negative, no whole numbers, or beyond the context.
+        """
+        self._refuse_unproven(f"the rotation of offset {offset!r}")
+        return rotation(self.module, self.family, self.spec, self.layer(layer), offset)
+
     @property
     def pre_norm(self) -> bool:
         """Whether attention and MLP read the stream through a norm (they do, but in OLMo 2)."""
         self._refuse_unproven("the norms")
         return "attn" in self.family.norms
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Names of the norms in a layer, as `norm` takes them."""
+        self._refuse_unproven("the norms")
+        return tuple(self.family.norms)
 
     @property
     def embed_scale(self) -> Tensor | None:
