@@ -6,7 +6,8 @@
 
 A config's `takes` is `facts` (prompts with a subject), `pairs` (clean and corrupted) or `desiderata` (base, source, target; pairs will
 do, and `--task entity_tracking/position` names a variable of a task). Pairs come from a file, from a named task that is generated for
-the model's own tokenizer, or from facts whose subjects are swapped. Reference checkpoints bring their own.
+the model's own tokenizer, or from facts whose subjects are swapped. Reference checkpoints bring their own. What takes `weights` is given
+nothing but the model, and what takes a `lexicon` makes its own prompts, from the words of a reference checkpoint or its own.
 """
 
 import importlib
@@ -125,6 +126,9 @@ Pairs = Annotated[Path | None, typer.Option(help="Pairs: JSONL with clean, corru
 Task = Annotated[str | None, typer.Option(help="Pairs generated for this model's tokenizer, such as ioi or induction.")]
 Other = Annotated[str, typer.Argument(metavar="OTHER", help="The model to compare with, written as MODEL is.")]
 
+NO_PROMPTS = ("weights", "lexicon")
+"""What is taken by methods that read no prompts of the caller's."""
+
 
 def add_to(app: typer.Typer) -> None:
     """Register a verb for every row. Options are read off the analysis when its verb is asked for."""
@@ -142,7 +146,10 @@ def _verb(method: Method) -> Any:
 
         module, _, name = method.analysis.partition(":")
         analysis = getattr(importlib.import_module(module), name)
-        command = with_options(_command(method, analysis), analysis, without=() if method.two_models else ("other",))
+        without = () if method.two_models else ("other",)
+        if analysis.takes in NO_PROMPTS:
+            without += ("facts", "pairs", "task", "skip_bad", "limit")
+        command = with_options(_command(method, analysis), analysis, without=without)
         run(command, f"interp {method.verb}", context.args)
 
     verb.__doc__ = method.essay
@@ -207,6 +214,8 @@ class Source:
         from interp import data
 
         self.check(takes)
+        if takes in NO_PROMPTS:
+            return None
         if self.pairs is not None:
             return data.pairs(self.pairs, limit=self.limit)
         if takes == "facts" or self.facts is not None or (takes == "prompts" and self.task is None):
@@ -236,6 +245,10 @@ class Source:
         from interp.data import tasks
         from interp.models import reference
 
+        if takes == "weights":
+            return None
+        if takes == "lexicon":
+            return reference.lexicon(model, "laundry_list") if model in reference.names() else None
         if takes == "facts" or self.pairs is not None or (takes == "prompts" and found is not None):
             return found
         if found is not None:

@@ -188,7 +188,8 @@ class Analysis(Generic[R]):
 
     takes: ClassVar[str] = "facts"
     """What it runs on: `facts` (prompts with a subject), `prompts` (any, with answers), `pairs` (clean and corrupted), `desiderata` (base,
-    source, target; pairs will do) or `text`. A property where options decide."""
+    source, target; pairs will do), `text`, `weights` (nothing but the model) or `lexicon` (words for prompts of its own making). A
+    property where options decide."""
 
     def __call__(self, lm: "LM", data: Any = None, *, store: Any = None) -> R:
         """Run on a model and data; the result carries what produced it. Raises what `check` and `run` raise."""

@@ -6,7 +6,7 @@ import json
 import pytest
 
 import interp
-from interp.cli.methods import METHODS
+from interp.cli.methods import METHODS, NO_PROMPTS
 
 from .running import run
 
@@ -31,6 +31,10 @@ def kind(method):
     return getattr(importlib.import_module(module), name)
 
 
+def limited(method):
+    return () if kind(method).takes in NO_PROMPTS else ("--limit", 12)
+
+
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.verb)
 def test_help_lists_the_configs_options(method, capsys):
     outcome = run(capsys, method.verb, "--help")
@@ -44,7 +48,7 @@ def test_help_lists_the_configs_options(method, capsys):
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.verb)
 def test_the_cost_is_said_and_nothing_written(method, capsys, here):
     models = ["atlas", "atlas-tuned"] if method.two_models else ["atlas"]
-    outcome = run(capsys, method.verb, *models, "--limit", 12, "--dry-run", "-o", "out")
+    outcome = run(capsys, method.verb, *models, *limited(method), "--dry-run", "-o", "out")
     assert outcome.code == 0, outcome.err
     assert "forward passes" in outcome.out and not list(here.iterdir())
 
@@ -53,7 +57,7 @@ def test_the_cost_is_said_and_nothing_written(method, capsys, here):
 def test_a_verb_runs_draws_and_saves(verb, capsys, here):
     method = next(one for one in METHODS if one.verb == verb)
     models = ["atlas", "atlas-tuned"] if method.two_models else ["atlas"]
-    outcome = run(capsys, verb, *models, "--limit", 12, *SMALL[verb].split(), "-o", "out", "--figure", "f.json")
+    outcome = run(capsys, verb, *models, *limited(method), *SMALL[verb].split(), "-o", "out", "--figure", "f.json")
     assert outcome.code == 0, outcome.err
     assert json.loads((here / "f.json").read_text())["data"] and interp.open("out").data.sizes
 

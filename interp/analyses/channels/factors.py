@@ -4,8 +4,8 @@ Row vectors, `x @ W`, h = d_head. A head moves `x OV` from one token to another 
 
     OV = W_V W_O  [d_model, d_model]        QK = W_Q R W_Kᵀ        both left [d_model, h] @ right [h, d_model]
 
-R is the rotation between two positions in rotary models, for a distance that the caller states, and the identity elsewhere. `Setting` says in
-which coordinates: raw parameters, or (by default) `folded`, in which a linear map really stands between the streams of two layers:
+R is the rotation between two positions in rotary models, for a distance that the caller states, and the identity elsewhere.
+`Setting` says in which coordinates: raw parameters, or (by default) `folded`, in which a linear map really stands between two streams:
 
 - the gain of the norm before the head is in W_Q, W_K and W_V; those of norms on queries and keys in W_Q and W_K; that of a norm after
   attention in W_O. What these norms divide by is a number for each token (and head), which no score depends on;
@@ -191,6 +191,7 @@ def _finite(factors: Factors, lm: "LM", layer: int, names: str) -> Factors:
     if bad.any():
         heads = ", ".join(f"{layer}.{head}" for head in bad.nonzero()[:, 0].tolist())
         raise BadInput(
-            f"{names} of {lm.spec.name} has NaN or infinite numbers in head {heads}: no composition can be computed. Is the checkpoint whole?"
+            f"{names} of {lm.spec.name} has NaN or infinite numbers in head {heads}: no composition can be computed. "
+            "Is the checkpoint whole?"
         )
     return factors
