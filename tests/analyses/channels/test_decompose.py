@@ -99,9 +99,9 @@ def test_beyond_the_rank_there_is_nothing(lm):
 
 
 def test_numbers_that_are_none_are_named(lm):
-    with lm.edit_weights({"W_V.0.3": torch.full((lm.spec.d_model, 16), torch.nan)}):
-        with pytest.raises(BadInput, match=r"infinite numbers in head 0\.3"):
-            decompose(lm, 0)
+    gone = {"W_V.0.3": torch.full((lm.spec.d_model, 16), torch.nan)}
+    with lm.edit_weights(gone), pytest.raises(BadInput, match=r"infinite numbers in head 0\.3"):
+        decompose(lm, 0)
 
 
 def test_a_component_alone(lm):
@@ -116,9 +116,9 @@ def test_subspaces_refuse_what_spans_less(lm):
     for names in ([], ["0.1.5", "0.1.5"]):
         with pytest.raises(BadInput, match="each once"):
             subspace(lm, names)
-    with lm.edit_weights({"W_O.0.3": lm.weights.W_O(0)[1], "W_V.0.3": lm.weights.W_V(0)[1]}):
-        with pytest.raises(BadInput, match="fewer than 2 dimensions"):
-            subspace(lm, ["0.1.5", "0.3.5"])
+    alike = {"W_O.0.3": lm.weights.W_O(0)[1], "W_V.0.3": lm.weights.W_V(0)[1]}
+    with lm.edit_weights(alike), pytest.raises(BadInput, match="fewer than 2 dimensions"):
+        subspace(lm, ["0.1.5", "0.3.5"])
 
 
 def test_distances_are_for_rotary_models(lm):
