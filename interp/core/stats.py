@@ -150,16 +150,24 @@ def permutation_test(
     return restore(p)
 
 
-def holm(p: Array) -> Array:
-    """Holm's adjusted p-values over all entries together (family-wise error); NaN stays NaN and does not count."""
-    return _adjust(p, _holm)
+def holm(p: Array, *, log10: bool = False) -> Array:
+    """Holm's adjusted p-values over all entries together (family-wise error); NaN stays NaN and does not count.
+
+    With `log10`, takes and gives log10 p, which may lie far below what a float can hold as p; -inf is p = 0.
+    """
+    return _adjust(p, _holm_log10) if log10 else _adjust(p, _holm, top=1.0)
 
 
-def benjamini_hochberg(p: Array) -> Array:
-    """Benjamini and Hochberg's adjusted p-values over all entries together (false discovery rate); NaN does not count."""
+def benjamini_hochberg(p: Array, *, log10: bool = False) -> Array:
+    """Benjamini and Hochberg's adjusted p-values over all entries together (false discovery rate); NaN does not count.
+
+    With `log10`, takes and gives log10 p.
+    """
     from scipy.stats import false_discovery_control
 
-    return _adjust(p, lambda known: false_discovery_control(known, method="bh"))
+    if log10:
+        return _adjust(p, _bh_log10)
+    return _adjust(p, lambda known: false_discovery_control(known, method="bh"), top=1.0)
 
 
 def spearman(a: Array, b: Array) -> Correlation:
@@ -175,6 +183,33 @@ def spearman(a: Array, b: Array) -> Correlation:
         return Correlation(math.nan, math.nan, len(x))
     found = spearmanr(x, y)
     return Correlation(float(found.statistic), float(found.pvalue), len(x))
+
+
+def spearman_permutation(
+    a: Array, b: Array, *, within: Sequence[Any] | None = None, n: int = 9999, seed: int = 0, name: str = "spearman"
+) -> Correlation:
+    """Rank correlation of two vectors with the two-sided p-value of exchanging the entries of `b`; pairs with a NaN are left out.
+
+    `within` gives a label an entry: entries are exchanged among those of one label only, so what labels have in common (a
+    layer's number, say) is no evidence. NaN where a vector is constant or fewer than three pairs remain.
+    """
+    from scipy.stats import rankdata
+
+    found = spearman(a, b)
+    if math.isnan(found.rho):
+        return found
+    x, y = np.asarray(a, dtype=float).ravel(), np.asarray(b, dtype=float).ravel()
+    labels = np.zeros(len(x), dtype=int) if within is None else _groups(within, len(x))[1]
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y, labels = rankdata(x[known]), rankdata(y[known]), labels[known]
+    x, y = x - x.mean(), y - y.mean()
+    rng = numpy_generator(seed, name)
+    orders = np.tile(np.arange(len(y)), (n, 1))
+    for label in np.unique(labels):
+        place = np.flatnonzero(labels == label)
+        orders[:, place] = rng.permuted(orders[:, place], axis=1)
+    hits = _extreme(y[orders] @ x[:, None], np.array([x @ y]), np.array([np.abs(x) @ np.abs(y)]), "two-sided")
+    return Correlation(found.rho, float((hits[0] + 1) / (n + 1)), found.n)
 
 
 def random_directions(n: int, d: int, seed: int = 0, name: str = "directions") -> Float[Tensor, "n d"]:
@@ -315,11 +350,12 @@ def _share(
     return np.where(np.isfinite(observed), p, np.nan)
 
 
-def _adjust(p: Array, method: Callable[[np.ndarray], np.ndarray]) -> Array:
+def _adjust(p: Array, method: Callable[[np.ndarray], np.ndarray], *, top: float = 0.0) -> Array:
+    """`method` on what is known; `top` is where legal values end: 1 for p, 0 for log10 p."""
     values = np.asarray(p, dtype=np.float64)
-    known = np.isfinite(values)
-    if bool(((values[known] < 0) | (values[known] > 1)).any()):
-        raise BadInput("p-values must lie between 0 and 1.")
+    known = np.isfinite(values) if top else ~np.isnan(values)
+    if bool(((values[known] > top) | (values[known] < 0 if top else False)).any()):
+        raise BadInput("p-values must lie between 0 and 1." if top else "log10 p-values must not be above 0.")
     adjusted = np.full(values.shape, np.nan)
     if known.any():
         adjusted[known] = method(values[known])
@@ -331,6 +367,21 @@ def _holm(p: np.ndarray) -> np.ndarray:
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
+
+
+def _holm_log10(p: np.ndarray) -> np.ndarray:
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] + np.log10(np.arange(len(p), 0, -1))), 0.0)
+    return adjusted
+
+
+def _bh_log10(p: np.ndarray) -> np.ndarray:
+    order = np.argsort(p)[::-1]  # the largest first
+    adjusted = np.empty_like(p)
+    share = np.log10(len(p) / np.arange(len(p), 0, -1))
+    adjusted[order] = np.minimum(np.minimum.accumulate(p[order] + share), 0.0)
     return adjusted
 
 

@@ -16,6 +16,7 @@ from interp.core.stats import (
     random_subspace,
     sign_flip_test,
     spearman,
+    spearman_permutation,
 )
 
 RNG = np.random.default_rng(20)
@@ -222,6 +223,25 @@ def test_corrections_skip_what_is_missing_and_keep_labels() -> None:
             adjust([0.5, 1.5])
 
 
+@settings(deadline=None)
+@given(st.lists(st.floats(1e-300, 1), min_size=1, max_size=20))
+def test_corrections_of_logarithms_are_the_logarithms_of_corrections(p: list[float]) -> None:
+    for adjust in (holm, benjamini_hochberg):
+        np.testing.assert_allclose(adjust(np.log10(p), log10=True), np.log10(adjust(p)), atol=1e-9)
+
+
+def test_logarithms_reach_below_floats_and_cope_with_millions() -> None:
+    np.testing.assert_allclose(holm([-1000.0, -np.inf, np.nan], log10=True), [-1000.0, -np.inf, np.nan])
+    np.testing.assert_allclose(benjamini_hochberg([-1000.0, -500.0], log10=True), [-1000.0 + np.log10(2), -500.0])
+    p = np.log10(np.random.default_rng(0).uniform(size=1_000_000))
+    p[0] = -400.0
+    for adjust in (holm, benjamini_hochberg):
+        adjusted = adjust(p, log10=True)
+        assert adjusted[0] == pytest.approx(-394.0) and (adjusted[1:] > -2).all()
+        with pytest.raises(BadInput, match="above 0"):
+            adjust([0.5], log10=True)
+
+
 def test_the_false_discovery_rate_is_controlled() -> None:
     """A hundred grids with 20 real effects of 100: the share of false ones among those found is below the level, on average."""
     shares, power = [], []
@@ -234,6 +254,22 @@ def test_the_false_discovery_rate_is_controlled() -> None:
 
 
 # ---------------------------------------------------------------- ranks and random directions
+
+
+def test_a_rank_correlation_by_permutation_agrees_with_scipy_and_can_stay_within_labels() -> None:
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=40)
+    y = 0.4 * x + rng.normal(size=40)
+    free = spearman_permutation(x, y)
+    assert free.rho == pytest.approx(spearman(x, y).rho) and free.p == pytest.approx(spearman(x, y).p, abs=0.02)
+    layer = np.repeat(np.arange(4), 10)
+    level = 10.0 * layer  # both rise with the label and have nothing else in common
+    a, b = level + rng.normal(size=40), level + rng.normal(size=40)
+    assert spearman_permutation(a, b).p < 0.001 < 0.05 < spearman_permutation(a, b, within=layer).p
+    assert spearman_permutation([1, 2, 3, np.nan], [3, 2, 1, 0]).n == 3
+    assert np.isnan(spearman_permutation(x, np.ones(40)).rho)
+    with pytest.raises(BadInput, match="39 labels for 40"):
+        spearman_permutation(x, y, within=layer[1:])
 
 
 def test_spearman() -> None:
