@@ -124,6 +124,103 @@ def test_lists_leave_out_each_place_equally(gpt, items):
         assert tokens.changed == (tokens.clean.spans["swapped"][0],)
 
 
+FEW = Lexicon(objects=("cup", "pen", "hat", "box", "map", "bell"))
+
+
+def test_the_second_list_says_nothing_about_the_place_of_the_missing_thing(gpt):
+    """Every order of the second list comes, whichever place is left out; and the forms come with every place."""
+    task = tasks.named("laundry_list", gpt, n=300, items=3, lexicon=FEW)
+    seen = Counter()
+    for prompt in task.clean:
+        things, second = prompt.meta["items"], prompt.meta["second"]
+        assert sorted(second) == sorted(set(things) - {prompt.answer.strip()})
+        seen[prompt.meta["missing"], things.index(second[0]) < things.index(second[1])] += 1
+        said = TEMPLATES["laundry_list"][prompt.meta["template"]].partition("{")[0]
+        assert prompt.text.startswith(said) and f"{second[0]} and the {second[1]}" in prompt.text
+    assert len(seen) == 6 and min(seen.values()) > 30
+    assert len({(prompt.meta["missing"], prompt.meta["template"]) for prompt in task.clean}) == 9
+
+
+def test_a_list_may_be_as_long_as_there_are_things(gpt):
+    things = tasks.laundry_objects(gpt)
+    assert len(things) >= 20 and all(len(ids) == 1 for ids in things.values())
+    task = tasks.named("laundry_list", gpt, n=3, items=6, lexicon=FEW)
+    assert all(set(prompt.meta["items"]) == set(FEW.objects) for prompt in task.clean)
+    with pytest.raises(
+        BadInput, match=r"6 of the 6 objects .* one token each in .* at most 6 items.*Lexicon\(objects=.*pieces=3"
+    ):
+        tasks.named("laundry_list", gpt, n=3, items=7, lexicon=FEW)
+
+
+def test_nothing_gives_the_answer_away(gpt):
+    for ending in ("a", "an"):
+        words = Lexicon(
+            templates={
+                "laundry_list": (
+                    "We need {first}. We have {second}, and still need the",
+                    f"{{first}}. {{second}} and {ending}",
+                )
+            }
+        )
+        with pytest.raises(BadInput, match=f"ends in '{ending}', which agrees with some answers"):
+            tasks.named("laundry_list", gpt, n=2, lexicon=words)
+        assert tasks.named("laundry_list", gpt, n=2, lexicon=words, template=0)  # the other form is not used
+    boxed = Lexicon(
+        objects=FEW.objects, templates={"laundry_list": ("The hat-Box holds {first}. I took {second}, not the",)}
+    )
+    task = tasks.named("laundry_list", gpt, n=20, items=4, lexicon=boxed)
+    assert not any({"box", "hat"} & set(prompt.meta["items"]) for prompt in task.clean)
+    with pytest.raises(BadInput, match="at most 4 items"):
+        tasks.named("laundry_list", gpt, n=2, items=5, lexicon=boxed)
+
+
+def test_a_set_differs_in_the_order_of_the_first_list_only(gpt):
+    task = tasks.named("laundry_list", gpt, n=48, items=4, orders=24, lexicon=FEW)
+    for number in (0, 1):
+        prompts = task.clean[24 * number : 24 * (number + 1)]
+        assert {prompt.meta["set"] for prompt in prompts} == {number}
+        for same in ("template", "second"):
+            assert len({prompt.meta[same] for prompt in prompts}) == 1
+        assert len({prompt.answer for prompt in prompts}) == len({frozenset(p.meta["items"]) for p in prompts}) == 1
+        assert len({prompt.meta["items"] for prompt in prompts}) == 24  # all there are
+        assert Counter(prompt.meta["missing"] for prompt in prompts) == dict.fromkeys(range(4), 6)
+        assert len({prompt.text[prompt.spans["item_3"][1] :] for prompt in prompts}) == 1
+    ten = tasks.named("laundry_list", gpt, n=20, items=10, orders=20)  # of 3,628,800
+    assert len({p.meta["items"] for p in ten.clean}) == 20 and Counter(p.meta["missing"] for p in ten.clean)[9] == 2
+    assert all(p.answer == f" {p.meta['items'][p.meta['missing']]}" for p in ten.clean)
+    with pytest.raises(BadInput, match="3 things have 6 orders; orders=7 are more"):
+        tasks.named("laundry_list", gpt, n=7, items=3, orders=7)
+    with pytest.raises(BadInput, match="forms 0 to 2"):
+        tasks.named("laundry_list", gpt, n=7, items=3, template=3)
+
+
+def test_things_of_several_tokens_differ_in_their_first(tokenizer):
+    """Whatever the tokenizer makes of words: spans cover all pieces, the pair lines up, the first token decides."""
+    words = Lexicon(
+        objects=("lantern", "bottle", "blanket", "umbrella", "doll", "basket", "rope", "mirror", "hammer", "cup")
+    )
+    sizes = tasks.laundry_objects(tokenizer, words, pieces=9)
+    single = tasks.laundry_objects(tokenizer, words)
+    assert len(sizes) == 10 and (max(map(len, sizes.values())) > 1) == (len(single) < 10)
+    task = tasks.named("laundry_list", tokenizer, n=9, items=3, lexicon=words, pieces=9)
+    for pair in task:
+        tokens = tokenize_pair(pair, tokenizer, answers="first")
+        ids = {
+            tokenizer.encode(pair.clean.text + word).ids[len(tokens.clean.ids)]
+            for word in pair.clean.meta["candidates"]
+        }
+        assert len(ids) == 3
+        for place, thing in enumerate(pair.clean.meta["items"]):
+            start, end = tokens.clean.spans[f"item_{place}"]
+            assert tokens.clean.ids[start:end] == sizes[thing]
+    with pytest.raises(BadInput, match="`pieces` must be at least 1; not 0"):
+        tasks.named("laundry_list", tokenizer, pieces=0)
+    alike = Lexicon(objects=("pen", "pen case", "pen stand"))
+    if set(tasks.laundry_objects(tokenizer, alike, pieces=9)) == set(alike.objects):
+        with pytest.raises(BadInput, match="3 things share 1 first tokens"):
+            tasks.named("laundry_list", tokenizer, items=2, n=2, lexicon=alike, pieces=9)
+
+
 def test_verbs_agree(gpt):
     for attractor in ("none", "opposite", "same"):
         task = tasks.named("agreement", gpt, n=20, attractor=attractor)

@@ -20,7 +20,7 @@ from interp.core.lm import Tokenizer
 from .agreement import agreement
 from .boxes import box_desiderata, entity_tracking
 from .ioi import ioi, ioi_desiderata
-from .laundry import laundry_list
+from .laundry import laundry_list, laundry_objects
 from .lexicon import Lexicon
 from .repeats import induction
 from .swaps import facts_swapped
@@ -89,5 +89,6 @@ __all__ = [
     "ioi",
     "ioi_desiderata",
     "laundry_list",
+    "laundry_objects",
     "named",
 ]

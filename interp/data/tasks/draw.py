@@ -15,7 +15,7 @@ from interp.core.lm import Tokenizer
 from interp.core.seed import numpy_generator
 
 from ..prompts import Chars, Prompt, PromptPair, continuation
-from ..tokens import tokenize_pair
+from ..tokens import Answers, tokenize_pair
 from .task import Desideratum
 
 TRIES = 60
@@ -23,13 +23,19 @@ T = TypeVar("T")
 
 
 def draw_pairs(
-    make: Callable[[np.random.Generator, int], PromptPair], *, task: str, n: int, seed: int, tokenizer: Tokenizer
+    make: Callable[[np.random.Generator, int], PromptPair],
+    *,
+    task: str,
+    n: int,
+    seed: int,
+    tokenizer: Tokenizer,
+    answers: Answers = "single",
 ) -> list[PromptPair]:
     """`n` pairs with different clean texts whose tokens line up; a pair depends on the seed, the task's name and those before it.
 
     Raises `BadInput` with the last refusal where no pair lines up, and where the words allow fewer different prompts than asked for.
     """
-    return draw(make, lambda pair: pair, task=task, n=n, seed=seed, tokenizer=tokenizer)
+    return draw(make, lambda pair: pair, task=task, n=n, seed=seed, tokenizer=tokenizer, answers=answers)
 
 
 def draw(
@@ -40,6 +46,7 @@ def draw(
     n: int,
     seed: int,
     tokenizer: Tokenizer,
+    answers: Answers = "single",
 ) -> list[T]:
     """`draw_pairs` for anything that can be shown as a pair."""
     if not isinstance(n, int) or n < 1:
@@ -55,7 +62,7 @@ def draw(
             if pair.clean.text in seen:
                 continue
             try:
-                tokenize_pair(pair, tokenizer)
+                tokenize_pair(pair, tokenizer, answers=answers)
             except BadInput as error:
                 refusal = error
                 continue
