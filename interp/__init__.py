@@ -44,6 +44,8 @@ _PUBLIC = {
     "CircuitEvaluation": "interp.analyses.circuits:CircuitEvaluation",
     "EditSweep": "interp.analyses.localization:EditSweep",
     "EditSequence": "interp.analyses.localization:EditSequence",
+    "Channels": "interp.analyses.channels:Channels",
+    "ChannelResult": "interp.analyses.channels:ChannelResult",
     "LogitLens": "interp.analyses.lens:LogitLens",
     "HeadScores": "interp.analyses.heads:HeadScores",
     "LossByPosition": "interp.analyses.loss:LossByPosition",
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
     from interp import verify as verify
     from interp.analyses.attribution import Attribution as Attribution
     from interp.analyses.attribution import EdgeAttribution as EdgeAttribution
+    from interp.analyses.channels import ChannelResult as ChannelResult
+    from interp.analyses.channels import Channels as Channels
     from interp.analyses.circuits import CircuitDiscovery as CircuitDiscovery
     from interp.analyses.circuits import CircuitEvaluation as CircuitEvaluation
     from interp.analyses.crossmodel import CrossModelPatching as CrossModelPatching

@@ -120,6 +120,12 @@ METHODS = (
         "Sequential edits: norm growth, drift, forgetting and locality, edit after edit.",
         "Sequential edits: what becomes of weights, activations, earlier edits and other facts when a model is edited again and again?",
     ),
+    Method(
+        "channels",
+        "interp.analyses.channels:Channels",
+        "Channels: which component of which head is read by which later head, from the weights.",
+        "Channels: which component of which head's write is read by which later head? From the weights alone, against random directions.",
+    ),
 )
 
 Pairs = Annotated[Path | None, typer.Option(help="Pairs: JSONL with clean, corrupted, answer and foil.")]

@@ -2,21 +2,32 @@
 
 from .attention import Observed, Observer, PromptGroup, Readout, head_attention, metrics_of, prompt_groups, rank_readers
 from .component import Component, Head
+from .cosines import Match, correspondence, cosines
 from .decompose import Components, One, decompose, single, subspace
+from .engine import Readers, Writers, read_layer, scores_into, scores_of, write_layer
 from .factors import Factors, Reader, Setting, free, ov, qk, reader
+from .result import ChannelResult
+from .scores import Channels
 
 __all__ = [
+    "ChannelResult",
+    "Channels",
     "Component",
     "Components",
     "Factors",
     "Head",
+    "Match",
     "Observed",
     "Observer",
     "One",
     "PromptGroup",
     "Reader",
+    "Readers",
     "Readout",
     "Setting",
+    "Writers",
+    "correspondence",
+    "cosines",
     "decompose",
     "free",
     "head_attention",
@@ -25,7 +36,11 @@ __all__ = [
     "prompt_groups",
     "qk",
     "rank_readers",
+    "read_layer",
     "reader",
+    "scores_into",
+    "scores_of",
     "single",
     "subspace",
+    "write_layer",
 ]

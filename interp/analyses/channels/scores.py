@@ -1,0 +1,252 @@
+"""How well each component of each head can be heard by each later head, from the weights alone."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+
+from interp.core.analysis import Analysis, Cost
+from interp.core.errors import BadInput, one_of
+from interp.core.progress import Progress
+
+from .component import Component
+from .cosines import correspondence
+from .decompose import components
+from .engine import TILE, Readers, Writers, read_layer, writing
+from .factors import KINDS, Setting, free, ov
+from .result import REPORTED, ChannelResult
+from .tally import BIN, PAIR, Tally
+
+if TYPE_CHECKING:
+    from interp.core.lm import LM
+
+HELD = 1 << 31
+"""Bytes of write directions that are held at once; of larger models, a block of layers at a time."""
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One input of the readers: its name in results, its kind, and in rotary models the distance."""
+
+    label: str
+    kind: str
+    offset: int | None = None
+
+
+@dataclass(frozen=True)
+class Channels(Analysis[ChannelResult]):
+    """Composition scores of every component of every head with every later head. Needs weights only, no data."""
+
+    takes: ClassVar[str] = "weights"
+
+    kinds: tuple[Literal["Q", "K", "V"], ...] | None = None
+    """Inputs of the readers: query, key, value. By default all three; in rotary models without `offsets`, V only."""
+    offsets: tuple[int, ...] = ()
+    """Distances in tokens, query to key, at which Q and K of rotary models are scored; QK is another matrix at each of them."""
+    folded: bool = True
+    """Norm gains in the weights that read through them, and what norms take out of the stream taken out; else the raw parameters."""
+    biases: bool = False
+    """Let components read a constant 1 too, through the biases of values, and readers weigh it through those of queries and keys."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Of the products. Singular values and statistics are float64 always; float32 scores agree with it to about 1e-7."""
+    top: int = 500
+    """How many of the strongest channels are kept by name."""
+    rank_by: Literal["score", "z"] = "score"
+    """What makes a channel strong: its score, or its z among the other components of its head."""
+    most: int = 2**25
+    """Largest number of scores that are kept one by one; of more, only what each pair of heads, the histogram and `top` say."""
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds or ():
+            one_of("kinds", kind, KINDS)
+        if self.kinds is not None and (not self.kinds or len(set(self.kinds)) < len(self.kinds)):
+            raise BadInput(f"`kinds` must name one or more of Q, K and V, each once; not {self.kinds!r}.")
+        if any(type(offset) is not int or offset < 0 for offset in self.offsets) or len(set(self.offsets)) < len(
+            self.offsets
+        ):
+            raise BadInput(f"`offsets` must be different distances, 0 or more tokens; not {self.offsets!r}.")
+        one_of("precision", self.precision, PRECISIONS)
+        one_of("rank_by", self.rank_by, ("score", "z"))
+        if self.top < 1 or self.most < 0:
+            raise BadInput(f"`top` must be at least 1 and `most` at least 0; not {self.top} and {self.most}.")
+
+    @property
+    def setting(self) -> Setting:
+        """In which coordinates the weights are read."""
+        return Setting(self.folded, self.biases)
+
+    def plan(self, lm: "LM") -> list[Plan]:
+        """The inputs of the readers that are scored, in order. Raises `BadInput` where offsets and the model do not go together."""
+        spec, asked = lm.spec, self.kinds
+        turned = spec.positions == "rotary"
+        if self.offsets and not turned:
+            raise BadInput(
+                f"offsets={self.offsets!r} are for models with rotary positions; {spec.name} has one QK for all distances. Leave them out."
+            )
+        if self.offsets and not {"Q", "K"} & set(asked or KINDS):
+            raise BadInput(
+                f"values are read alike at every distance; leave out offsets={self.offsets!r}, or add Q or K."
+            )
+        if too_far := [offset for offset in self.offsets if offset >= spec.n_ctx]:
+            raise BadInput(f"offsets {too_far} are beyond the context of {spec.name}, which is {spec.n_ctx} tokens.")
+        if turned and not self.offsets:
+            if {"Q", "K"} & set(asked or ()):
+                raise BadInput(
+                    f"kinds={asked!r}: {spec.name} rotates queries and keys by their positions, so QK is another matrix at every "
+                    "distance. Give distances (`offsets=(1, 4)`), or take kinds=('V',)."
+                )
+            asked = ("V",)
+        found = []
+        for kind in asked or KINDS:
+            offsets: Sequence[int | None] = self.offsets if turned and kind != "V" else (None,)
+            found += [Plan(kind if offset is None else f"{kind}@{offset}", kind, offset) for offset in offsets]
+        return found
+
+    def check(self, lm: "LM", data: Any) -> None:
+        """Refuse data, models of one layer, and what `plan` refuses."""
+        if data is not None:
+            raise BadInput(
+                f"channels are read from weights; they take no data, and were given a {type(data).__name__}."
+            )
+        if lm.spec.n_layers < 2:
+            raise BadInput(f"{lm.spec.name} has one layer, and channels are from heads to heads of later layers.")
+        self.plan(lm)
+
+    def cost(self, lm: "LM", data: Any = None) -> Cost:
+        """No forward pass: products of thin factors, timed by a small one on this machine."""
+        self.check(lm, None)
+        spec, plans = lm.spec, self.plan(lm)
+        rows, size = spec.n_heads * spec.d_head, PRECISIONS[self.precision].itemsize
+        shared = spec.n_kv_heads < spec.n_heads
+        flops = 0
+        for plan in plans:
+            alone = plan.kind == "Q" or not shared
+            width = rows if alone else spec.n_kv_heads * spec.d_head
+            flops += rows * spec.d_model * width + (0 if alone else rows * rows * spec.d_head)
+        flops *= spec.n_layers * (spec.n_layers - 1)  # two operations, half of the pairs
+        pairs = len(plans) * (spec.n_layers * spec.n_heads) ** 2
+        kept = pairs * spec.d_head if pairs * spec.d_head <= self.most else 0
+        held = min(HELD, spec.n_layers * rows * spec.d_model * size)
+        layer = 8 * rows * spec.d_model * 6  # float64 factors of one layer and what is made of them
+        bytes_ = held + layer + TILE + size * kept + pairs * (len(PAIR) * size + 2)
+        rate = _rate(PRECISIONS[self.precision], _device(lm))
+        return Cost(
+            bytes=int(bytes_),
+            note=f"{flops:.2g} floating-point operations in products, {flops / rate:,.2g} s at {rate / 1e9:.0f} GFLOP/s, and as much again "
+            "at most for decomposing heads",
+        )
+
+    def run(self, lm: "LM", data: Any, store: Any) -> ChannelResult:
+        """Score layer pair by layer pair; what is too much to keep is summed up as it comes."""
+        spec, plans, dtype, device = lm.spec, self.plan(lm), PRECISIONS[self.precision], _device(lm)
+        sizes = len(plans), spec.n_layers, spec.n_heads, spec.d_head
+        count = sizes[0] * (sizes[1] * sizes[2]) ** 2 * sizes[3]
+        tally = Tally(
+            kinds=sizes[0], layers=sizes[1], heads=sizes[2], components=sizes[3], free=free(lm, self.setting), top=self.top,
+            rank_by=self.rank_by, held=count <= self.most, dtype=dtype,
+        )  # fmt: skip
+        values = np.zeros((spec.n_layers, spec.n_heads, spec.d_head))
+        spectrum = np.full((len(plans), spec.n_layers, spec.n_heads, spec.d_head), np.nan)
+        layers = _layers_at_once(lm, dtype)
+        total = len(plans) * spec.n_layers * (spec.n_layers - 1) / 2
+        with Progress("channels", total) as progress:
+            for first in range(0, spec.n_layers, layers):
+                writers: dict[int, Writers] = {}
+                for layer in range(first, spec.n_layers):
+                    own = layer < first + layers
+                    parts = components(ov(lm, layer, self.setting)) if own else None
+                    for index, readers in self._readers(lm, layer, plans, parts):
+                        spectrum[index, layer] = readers.spectrum.cpu().numpy()
+                        near = readers.to(dtype, device)
+                        for writer, said in writers.items():
+                            tally.add(index, writer, layer, said.score(near), said)
+                        progress.update(len(writers))
+                    if parts is not None:
+                        writers[layer] = writing(parts).to(dtype, device)
+                        values[layer] = parts.values.cpu().numpy()
+        return ChannelResult(self._dataset(lm, plans, tally, values, spectrum))
+
+    def _readers(self, lm: "LM", layer: int, plans: list[Plan], parts: Any) -> Iterator[tuple[int, Readers]]:
+        """Every input of a layer's heads: its place in the plan, and how it is read."""
+        for offset in dict.fromkeys(plan.offset for plan in plans):
+            kinds = [plan.kind for plan in plans if plan.offset == offset]
+            for kind, readers in read_layer(lm, layer, kinds, self.setting, offset=offset, parts=parts).items():
+                yield next(i for i, plan in enumerate(plans) if (plan.kind, plan.offset) == (kind, offset)), readers
+
+    def _dataset(
+        self, lm: "LM", plans: list[Plan], tally: Tally, values: np.ndarray, spectrum: np.ndarray
+    ) -> xr.Dataset:
+        spec = lm.spec
+        pair = ("kind", "layer", "head", "reader_layer", "reader_head")
+        writer = ("layer", "head", "component")
+        rank = (values > 0).sum(-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gap = np.concatenate([values[..., :-1] / values[..., 1:], np.full_like(values[..., :1], np.nan)], axis=-1)
+        columns: dict[str, Any] = {name: (pair, array) for name, array in tally.pair.items()}
+        columns |= {
+            "best_component": (pair, tally.best_component), "value": (writer, values), "gap": (writer, gap),
+            "rank": (writer[:2], rank), "spectrum": (("kind", "reader_layer", "reader_head", "component"), spectrum),
+            "histogram": (("kind", "bin"), tally.histogram),
+        }  # fmt: skip
+        if tally.scores is not None:
+            columns["score"] = ((*pair[:3], "component", *pair[3:]), tally.scores)
+        labels = np.array([plan.label for plan in plans])
+        columns |= self._strongest(lm, tally, labels)
+        bins = np.arange(tally.histogram.shape[1])
+        coords: dict[str, Any] = {
+            "kind": labels, "layer": np.arange(spec.n_layers), "head": np.arange(spec.n_heads),
+            "component": np.arange(spec.d_head), "reader_layer": np.arange(spec.n_layers), "reader_head": np.arange(spec.n_heads),
+            "bin": bins, "bin_low": ("bin", bins * BIN), "bin_high": ("bin", (bins + 1) * BIN), "channel": np.arange(len(tally.top.ids)),
+        }  # fmt: skip
+        size = int(np.prod(tally.shape))
+        attrs = {
+            "free": free(lm, self.setting), "folded": self.folded, "biases": self.biases, "offsets": list(self.offsets),
+            "precision": self.precision, "rank_by": self.rank_by, "rotary": spec.positions == "rotary", "family": spec.family,
+            "n_layers": spec.n_layers, "n_heads": spec.n_heads, "n_kv_heads": spec.n_kv_heads, "d_model": spec.d_model,
+            "d_head": spec.d_head, "scored": tally.scored, "alike": tally.alike,
+            "scores": "kept" if tally.scores is not None else f"not kept: {size:,} scores are more than {self.most:,}",
+        }  # fmt: skip
+        return xr.Dataset(columns, coords, attrs)
+
+    def _strongest(self, lm: "LM", tally: Tally, labels: np.ndarray) -> dict[str, Any]:
+        """The columns of the list of channels, the first of them with their component under the other processing."""
+        kind, layer, head, component, reader_layer, reader_head = tally.top.places()
+        score, z = tally.top.values
+        names = [Component(*map(int, place)) for place in zip(layer, head, component, strict=True)][:REPORTED]
+        other = np.full(len(score), -1, np.int16), np.full(len(score), np.nan)
+        for row, (match, cosine) in enumerate(
+            correspondence(lm, names, self.setting, other=Setting(not self.folded, self.biases))
+        ):
+            other[0][row], other[1][row] = match.index, cosine
+        columns = {
+            "top_score": score, "top_z": z, "top_kind": labels[kind], "top_layer": layer, "top_head": head,
+            "top_component": component, "top_reader_layer": reader_layer, "top_reader_head": reader_head,
+            "top_other": other[0], "top_other_cosine": other[1],
+        }  # fmt: skip
+        return {name: ("channel", array) for name, array in columns.items()}
+
+
+def _layers_at_once(lm: "LM", dtype: torch.dtype) -> int:
+    """How many layers' write directions fit into `HELD`."""
+    return max(1, HELD // (lm.spec.n_heads * lm.spec.d_head * lm.spec.d_model * dtype.itemsize))
+
+
+def _device(lm: "LM") -> str:
+    """Where products are computed: on the model's device, if that is a CUDA device."""
+    return lm.spec.device if lm.spec.device.startswith("cuda") else "cpu"
+
+
+def _rate(dtype: torch.dtype, device: str) -> float:
+    """Floating-point operations a second of a product of this size, the best of three."""
+    side = 512
+    ones, spent = torch.ones(side, side, dtype=dtype, device=device), []
+    for _ in range(3):
+        began = time.perf_counter()
+        float((ones @ ones)[0, 0])  # waits for the device
+        spent.append(time.perf_counter() - began)
+    return 2 * side**3 / min(spent)
