@@ -1,6 +1,6 @@
 """What the weights say about who can talk to whom: a table of head pairs, and the strongest channels by name."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import xarray as xr
@@ -9,6 +9,8 @@ from interp.core.analysis import Result
 from interp.core.errors import BadInput, one_of
 
 from .component import Component, Head
+from .decompose import DEGENERATE
+from .nulls import log10_tail
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +35,7 @@ class ChannelResult(Result):
         rank             [layer, head]
         spectrum         [kind, reader_layer, reader_head, component]     singular values of what the reader multiplies by
         top_score, top_z, top_kind, top_layer, top_head, top_component, top_reader_layer, top_reader_head   [channel], strongest first
+        top_p                         [channel]                           that a random direction scores as high (uncorrected)
         top_other, top_other_cosine   [channel]                           number of the component that writes most nearly the same with
                                                                           `folded` the other way round; -1 and NaN beyond the first 20
         histogram        [kind, bin]                                      of score * sqrt(free); coords bin_low, bin_high
@@ -48,24 +51,58 @@ class ChannelResult(Result):
         return float(self.data.attrs["free"]) ** -0.5
 
     def channels(self, n: int = REPORTED) -> "pd.DataFrame":
-        """The `n` strongest: writer (a component), reader (a head), kind, score, over_null, z, value (s_i), gap (s_i / s_{i+1}),
-        other and other_cosine (the same under raw or folded weights)."""
+        """The `n` strongest: writer (a component), reader (a head), kind, score, over_null, z, p, value (s_i), gap, alone, other, other_cosine.
+
+        `gap` is the smaller of s_{i-1} / s_i and s_i / s_{i+1}; where it is 1, `alone` is False: the component cannot be told from its
+        neighbours, and only their common subspace means anything. `other` is its number under raw weights where these are folded, and
+        the other way round, with the |cosine| of the two.
+        """
         import pandas as pd
 
         part = self.data.isel(channel=slice(n))
         rows = [part[f"top_{name}"].values for name in ("layer", "head", "component", "reader_layer", "reader_head")]
-        writer = [Component(*map(int, place)) for place in zip(*rows[:3], strict=True)]
-        reader = [Head(*map(int, place)) for place in zip(*rows[3:], strict=True)]
-        score = part["top_score"].values
+        score, gap = part["top_score"].values, self._gaps()[tuple(rows[:3])]
         return pd.DataFrame(
             {
-                "writer": list(map(str, writer)), "reader": list(map(str, reader)), "kind": part["top_kind"].values, "score": score,
-                "over_null": score / self.null(), "z": part["top_z"].values,
-                "value": [float(self.data["value"].values[w.layer, w.head, w.index]) for w in writer],
-                "gap": [float(self.data["gap"].values[w.layer, w.head, w.index]) for w in writer],
-                "other": part["top_other"].values, "other_cosine": part["top_other_cosine"].values,
+                "writer": [str(Component(*map(int, place))) for place in zip(*rows[:3], strict=True)],
+                "reader": [str(Head(*map(int, place))) for place in zip(*rows[3:], strict=True)],
+                "kind": part["top_kind"].values, "score": score, "over_null": score / self.null(), "z": part["top_z"].values,
+                "p": part["top_p"].values, "value": self.data["value"].values[tuple(rows[:3])], "gap": gap,
+                "alone": 1 - 1 / gap > DEGENERATE, "other": part["top_other"].values, "other_cosine": part["top_other_cosine"].values,
             }
         )  # fmt: skip
+
+    def p_value(self, score: Any, reader: "str | Head", *, kind: str) -> np.ndarray:
+        """P that a random direction scores at least `score` (any shape) into one input of one head: exact, but 0 below 1e-308.
+
+        The null of `nulls.log10_tail`: uniform among the free dimensions. NaN stays NaN. Raises `BadInput` for a head that reads nothing.
+        """
+        head = self._head(reader)
+        spectrum = self.data["spectrum"].sel(kind=self._kind(kind)).values[head.layer, head.head]
+        weights = spectrum[: int(self.data.attrs["free"])] ** 2
+        if not np.isfinite(weights).all() or weights.sum() == 0:
+            raise BadInput(f"head {str(head)!r} reads nothing as {kind}, so nothing has a score there.")
+        return np.asarray(10 ** log10_tail(score, weights / weights.sum(), int(self.data.attrs["free"])))
+
+    def significant(self, alpha: float = 0.01, correction: Literal["holm", "bh", "none"] = "holm") -> "pd.DataFrame":
+        """Those of the listed channels that a random direction would not give: `channels`, and p_adjusted, by falling significance.
+
+        All scores count as tests, listed or not (`attrs["scored"]`): by Holm no false one is expected among them, with "bh" a share of
+        `alpha`. Of unlisted scores the p-values are not known, so adjusted ones are upper bounds. In trained models many scores are
+        significant against random directions (see `nulls`): that is no channel yet.
+        """
+        one_of("correction", correction, ("holm", "bh", "none"))
+        if not 0 < alpha < 1:
+            raise BadInput(f"`alpha` must lie between 0 and 1; not {alpha}.")
+        table = self.channels(self.data.sizes["channel"]).sort_values("p", kind="stable", ignore_index=True)
+        p, tests = table["p"].to_numpy(), int(self.data.attrs["scored"])
+        place = np.arange(len(p))
+        if correction == "holm":
+            p = np.maximum.accumulate(p * (tests - place))
+        elif correction == "bh":
+            p = np.minimum.accumulate((p * tests / (place + 1))[::-1])[::-1]
+        table["p_adjusted"] = np.minimum(p, 1.0)
+        return table[table["p_adjusted"] <= alpha].reset_index(drop=True)
 
     def into(self, reader: "str | Head", *, kind: str) -> xr.DataArray:
         """Scores of every earlier component into one input of one head, [layer, head, component].
@@ -115,14 +152,19 @@ class ChannelResult(Result):
         """A table of the strongest channels, and what was left out."""
         attrs = self.data.attrs
         there = "raw" if attrs["folded"] else "folded"
+        table = self.channels(10)
         lines = [f"{'writer':>10} {'reader':>7} {'kind':>5} {'score':>7} {'/ null':>7} {'z':>7} {'gap':>6}  {there}"]
-        for row in self.channels(10).to_dict("records"):
+        for row in table.to_dict("records"):
             other = f"{row['other']} (cosine {row['other_cosine']:.2f})" if row["other"] >= 0 else ""
             numbers = f"{row['score']:7.3f} {row['over_null']:7.1f} {row['z']:7.1f} {row['gap']:6.2f}"
             lines.append(f"{row['writer']:>10} {row['reader']:>7} {row['kind']:>5} {numbers}  {other}")
         if attrs["rotary"] and not attrs["offsets"]:
             lines.append(
                 "positions are rotary: QK is another matrix at every distance, so only V was scored. Give `offsets` for Q and K."
+            )
+        if not table["alone"].all():
+            lines.append(
+                "where the gap is 1, a component cannot be told from its neighbours: only their common subspace means anything."
             )
         full = self.data.sizes["component"]
         rank = self.data["rank"].values
@@ -148,6 +190,14 @@ class ChannelResult(Result):
         best = self.data["best"].fillna(-1.0).max("kind")
         flat = best.stack(writer=("layer", "head"), reader=("reader_layer", "reader_head")).values
         return xr.DataArray(np.where(flat < 0, np.nan, flat), dims=("writer", "reader"), name="best")
+
+    def _gaps(self) -> np.ndarray:
+        """The smaller ratio of each singular value to its neighbours [layer, head, component]; infinite where it has none."""
+        values = self.data["value"].values
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(values[..., 1:] > 0, values[..., :-1] / values[..., 1:], np.inf)
+        edge = np.full_like(values[..., :1], np.inf)
+        return np.minimum(np.concatenate([edge, ratio], -1), np.concatenate([ratio, edge], -1))
 
     def _kind(self, kind: str) -> str:
         one_of("kind", kind, [str(name) for name in self.data["kind"].values])

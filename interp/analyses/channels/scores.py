@@ -13,7 +13,7 @@ from interp.core.analysis import Analysis, Cost
 from interp.core.errors import BadInput, one_of
 from interp.core.progress import Progress
 
-from .component import Component
+from .component import Component, Head
 from .cosines import correspondence
 from .decompose import components
 from .engine import TILE, Readers, Writers, read_layer, writing
@@ -169,7 +169,9 @@ class Channels(Analysis[ChannelResult]):
                     if parts is not None:
                         writers[layer] = writing(parts).to(dtype, device)
                         values[layer] = parts.values.cpu().numpy()
-        return ChannelResult(self._dataset(lm, plans, tally, values, spectrum))
+        result = ChannelResult(self._dataset(lm, plans, tally, values, spectrum))
+        result.data["top_p"] = ("channel", _p_values(result))
+        return result
 
     def _readers(self, lm: "LM", layer: int, plans: list[Plan], parts: Any) -> Iterator[tuple[int, Readers]]:
         """Every input of a layer's heads: its place in the plan, and how it is read."""
@@ -229,6 +231,17 @@ class Channels(Analysis[ChannelResult]):
             "top_other": other[0], "top_other_cosine": other[1],
         }  # fmt: skip
         return {name: ("channel", array) for name, array in columns.items()}
+
+
+def _p_values(result: ChannelResult) -> np.ndarray:
+    """Of the listed channels, reader by reader."""
+    top = {name: result.data[f"top_{name}"].values for name in ("kind", "reader_layer", "reader_head", "score")}
+    out = np.full(len(top["score"]), np.nan)
+    readers = list(zip(top["kind"].tolist(), top["reader_layer"].tolist(), top["reader_head"].tolist(), strict=True))
+    for reader in dict.fromkeys(readers):
+        rows = [row for row, other in enumerate(readers) if other == reader]
+        out[rows] = result.p_value(top["score"][rows], Head(*reader[1:]), kind=reader[0])
+    return out
 
 
 def _layers_at_once(lm: "LM", dtype: torch.dtype) -> int:
