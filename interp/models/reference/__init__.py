@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from .planted import gate_pairs as gate_pairs
     from .planted import gates as gates
     from .planted import induction as induction
+    from .planted import pointer as pointer
+    from .planted import pointer_pairs as pointer_pairs
     from .planted import prefix_score as prefix_score
     from .planted import repeated as repeated
     from .planted import sharpened as sharpened
@@ -50,8 +52,8 @@ if TYPE_CHECKING:
 
 _PLANTED = (
     "Channel", "Concept", "Planted", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "flag_pair",
-    "flags", "gate_pairs", "gates", "induction", "prefix_score", "repeated", "sharpened", "tracker", "tracker_desiderata",
-    "tracker_pairs", "uniform_score", "window",
+    "flags", "gate_pairs", "gates", "induction", "pointer", "pointer_pairs", "prefix_score", "repeated", "sharpened", "tracker",
+    "tracker_desiderata", "tracker_pairs", "uniform_score", "window",
 )  # fmt: skip
 _CHECKPOINTS = ("atlas", "atlas-tuned")
 

@@ -32,8 +32,8 @@ def rotation(module: nn.Module, family: Family, spec: ModelSpec, layer: int, off
     """R(offset) [d_head, d_head] of a layer, float64; `offset` = position of the query - position of the key. See `Weights.rotation`."""
     if spec.positions != "rotary":
         raise BadInput(
-            f"{spec.name} has {spec.positions} positions, not rotary ones ({spec.family}): nothing stands between its queries and keys, and "
-            f"W_Q W_Kᵀ holds at every distance. Leave out the offset ({offset!r})."
+            f"{spec.name} has {spec.positions} positions, not rotary ones ({spec.family}): nothing stands between its queries and keys, "
+            f"and W_Q W_Kᵀ holds at every distance. Leave out the offset ({offset!r})."
         )
     checked = offset_of(offset, spec)
     turned = _turned(module, family, spec, layer, [checked, 0])
