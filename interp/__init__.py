@@ -51,6 +51,8 @@ _PUBLIC = {
     "LossByPosition": "interp.analyses.loss:LossByPosition",
     "WeightStats": "interp.analyses.weight_stats:WeightStats",
     "WriteShares": "interp.analyses.shares:WriteShares",
+    "Readout": "interp.analyses.channels:Readout",
+    "edit_components": "interp.analyses.channels:edit_components",
     # results and figures
     "open": "interp.core.artifact:open_result",
     "figures": "interp.figures",
@@ -69,6 +71,8 @@ if TYPE_CHECKING:
     from interp.analyses.attribution import EdgeAttribution as EdgeAttribution
     from interp.analyses.channels import ChannelResult as ChannelResult
     from interp.analyses.channels import Channels as Channels
+    from interp.analyses.channels import Readout as Readout
+    from interp.analyses.channels import edit_components as edit_components
     from interp.analyses.circuits import CircuitDiscovery as CircuitDiscovery
     from interp.analyses.circuits import CircuitEvaluation as CircuitEvaluation
     from interp.analyses.crossmodel import CrossModelPatching as CrossModelPatching

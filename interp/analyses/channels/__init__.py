@@ -4,6 +4,7 @@ from .attention import Observed, Observer, PromptGroup, Readout, head_attention,
 from .component import Component, Head
 from .cosines import Match, correspondence, cosines
 from .decompose import Components, One, decompose, single, subspace
+from .editing import Removal, Space, component_edit, edit_components, removals, removing
 from .engine import Readers, Writers, read_layer, scores_into, scores_of, write_layer
 from .factors import Factors, Reader, Setting, free, ov, qk, reader
 from .result import ChannelResult
@@ -24,11 +25,15 @@ __all__ = [
     "Reader",
     "Readers",
     "Readout",
+    "Removal",
     "Setting",
+    "Space",
     "Writers",
+    "component_edit",
     "correspondence",
     "cosines",
     "decompose",
+    "edit_components",
     "free",
     "head_attention",
     "metrics_of",
@@ -38,6 +43,8 @@ __all__ = [
     "rank_readers",
     "read_layer",
     "reader",
+    "removals",
+    "removing",
     "scores_into",
     "scores_of",
     "single",
