@@ -326,7 +326,9 @@ def test_the_q_channel_moves_the_readers_attention_by_the_formula():
 # -- all ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [wired.induction, wired.fact, wired.concepts, wired.channels, wired.pointer])
+@pytest.mark.parametrize(
+    "make", [wired.induction, wired.fact, wired.concepts, wired.channels, wired.pointer, wired.rotary_channels]
+)
 def test_planted_models_are_ordinary_checkpoints(make, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

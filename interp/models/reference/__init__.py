@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .planted import pointer_pairs as pointer_pairs
     from .planted import prefix_score as prefix_score
     from .planted import repeated as repeated
+    from .planted import rotary_channels as rotary_channels
     from .planted import sharpened as sharpened
     from .planted import tracker as tracker
     from .planted import tracker_desiderata as tracker_desiderata
@@ -52,8 +53,8 @@ if TYPE_CHECKING:
 
 _PLANTED = (
     "Channel", "Concept", "Planted", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "flag_pair",
-    "flags", "gate_pairs", "gates", "induction", "pointer", "pointer_pairs", "prefix_score", "repeated", "sharpened", "tracker",
-    "tracker_desiderata", "tracker_pairs", "uniform_score", "window",
+    "flags", "gate_pairs", "gates", "induction", "pointer", "pointer_pairs", "prefix_score", "repeated", "rotary_channels", "sharpened",
+    "tracker", "tracker_desiderata", "tracker_pairs", "uniform_score", "window",
 )  # fmt: skip
 _CHECKPOINTS = ("atlas", "atlas-tuned")
 

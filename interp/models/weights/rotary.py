@@ -8,7 +8,9 @@ A rotary model turns queries and keys by their positions, in fixed planes of the
 each distance Δ and none for all of them. A query at position i reads keys at or before it: Δ >= 0, and R(0) is the identity but for
 the factor on scores that some kinds (yarn) put on the planes. Where a family norms its queries and keys, `q` and `k` here are normed.
 
-`lm.weights.rotation(2, 4)` is the matrix of layer 2 for a key four tokens before its query, [d_head, d_head], float64.
+    from interp.models import reference
+    lm = reference.as_lm(reference.rotary_channels())
+    lm.weights.rotation(1, 4)              # of layer 1, for a key four tokens before its query: [d_head, d_head], float64
 
 Nothing about frequencies, halves, parts of a head that stay unturned or scalings is written here: cosines and sines come from the
 model's own rotary module, and an identity matrix goes through the `apply_rotary_pos_emb` of its own source file. Both compute angles in

@@ -1,6 +1,7 @@
 """Hand-wired models with a known mechanism, and the answers that every method must give.
 
-All are transformers' own GPT-2 with real parameters, so both backends, the store and every method run on them unchanged.
+All are transformers' own GPT-2, or Llama (`rotary_channels`), with real parameters, so both backends, the store and every method run on
+them unchanged.
 
     from interp.models import reference
     planted = reference.fact(n_layers=20, writer=9, mover=14)
@@ -19,11 +20,12 @@ from .flags import flag_pair, flags
 from .gates import gate_pairs, gates
 from .induction import expected_patterns, induction, prefix_score, repeated, uniform_score
 from .pointer import pointer, pointer_pairs
+from .rotary import rotary_channels
 from .tracker import sharpened, tracker, tracker_desiderata, tracker_pairs
 from .wiring import Planted
 
 __all__ = [
     "Channel", "Concept", "Planted", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "flag_pair",
-    "flags", "gate_pairs", "gates", "induction", "pointer", "pointer_pairs", "prefix_score", "repeated", "sharpened", "tracker",
-    "tracker_desiderata", "tracker_pairs", "uniform_score", "window",
+    "flags", "gate_pairs", "gates", "induction", "pointer", "pointer_pairs", "prefix_score", "repeated", "rotary_channels", "sharpened",
+    "tracker", "tracker_desiderata", "tracker_pairs", "uniform_score", "window",
 ]  # fmt: skip

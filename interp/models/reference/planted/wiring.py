@@ -24,7 +24,7 @@ from torch import Tensor
 from interp.core.seed import generator
 
 if TYPE_CHECKING:
-    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+    from transformers import GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
 CONSTANT = 2.0**15
 """Amplitude of the balanced direction; representable in float16."""
@@ -36,7 +36,7 @@ class Planted:
     """A hand-wired model, its tokenizer, and what every method must find in it."""
 
     name: str
-    module: "GPT2LMHeadModel"
+    module: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerFast"
     answers: dict[str, Any]
     """What is planted, by name; `describe` says what each entry means."""
