@@ -103,7 +103,7 @@ class Writers:
         known = self.known[:, :, None] & readers.known
         if not bool(scores.isfinite().logical_or(~known).all()):
             raise BadInput(
-                "scores are not finite: the weights' numbers are too large for this precision. Use precision='float64'."
+                "scores are not finite: a direction or a reader holds NaN or infinite numbers. Is the checkpoint whole?"
             )
         return scores.masked_fill(~known, torch.nan)
 

@@ -51,7 +51,7 @@ class ChannelResult(Result):
         return float(self.data.attrs["free"]) ** -0.5
 
     def channels(self, n: int = REPORTED) -> "pd.DataFrame":
-        """The `n` strongest: writer (a component), reader (a head), kind, score, over_null, z, p, value (s_i), gap, alone, other, other_cosine.
+        """The `n` strongest: writer (`2.1.5`), reader (`3.1`), kind, score, over_null, z, p, value (s_i), gap, alone, other, other_cosine.
 
         `gap` is the smaller of s_{i-1} / s_i and s_i / s_{i+1}; where it is 1, `alone` is False: the component cannot be told from its
         neighbours, and only their common subspace means anything. `other` is its number under raw weights where these are folded, and

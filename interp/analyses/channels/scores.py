@@ -13,11 +13,12 @@ from interp.core.analysis import Analysis, Cost
 from interp.core.errors import BadInput, one_of
 from interp.core.progress import Progress
 
-from .component import Component, Head
+from .component import Component
 from .cosines import correspondence
 from .decompose import components
 from .engine import TILE, Readers, Writers, read_layer, writing
 from .factors import KINDS, Setting, free, ov
+from .nulls import log10_positive
 from .result import REPORTED, ChannelResult
 from .tally import BIN, PAIR, Tally
 
@@ -234,14 +235,20 @@ class Channels(Analysis[ChannelResult]):
 
 
 def _p_values(result: ChannelResult) -> np.ndarray:
-    """Of the listed channels, reader by reader."""
-    top = {name: result.data[f"top_{name}"].values for name in ("kind", "reader_layer", "reader_head", "score")}
-    out = np.full(len(top["score"]), np.nan)
-    readers = list(zip(top["kind"].tolist(), top["reader_layer"].tolist(), top["reader_head"].tolist(), strict=True))
-    for reader in dict.fromkeys(readers):
-        rows = [row for row, other in enumerate(readers) if other == reader]
-        out[rows] = result.p_value(top["score"][rows], Head(*reader[1:]), kind=reader[0])
-    return out
+    """Of the listed channels, all at once: the tail that `ChannelResult.p_value` gives for one reader."""
+    data, n = result.data, int(result.data.attrs["free"])
+    kinds = {str(kind): place for place, kind in enumerate(data["kind"].values)}
+    at = (
+        [kinds[str(kind)] for kind in data["top_kind"].values],
+        data["top_reader_layer"].values,
+        data["top_reader_head"].values,
+    )
+    weights = data["spectrum"].values[at][:, :n] ** 2  # [channel, component]
+    weights /= weights.sum(axis=1, keepdims=True)
+    counts = np.ones(weights.shape[1])
+    if len(counts) < n:
+        weights, counts = np.pad(weights, ((0, 0), (0, 1))), np.append(counts, n - len(counts))
+    return 10 ** log10_positive(weights - data["top_score"].values[:, None] ** 2, counts)
 
 
 def _layers_at_once(lm: "LM", dtype: torch.dtype) -> int:
