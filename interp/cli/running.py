@@ -99,10 +99,10 @@ def show(result: "Result") -> None:
 
 
 def draw(result: Any, path: Path, paper: bool) -> None:
-    """Write the figure of a result."""
+    """Write the figure of a result; as .html its page, where it has one."""
     from interp.figures import export
 
-    export.save(result.plot(theme="paper" if paper else "screen"), path)
+    export.draw(result, path, theme="paper" if paper else "screen")
     typer.echo(f"wrote {path}")
 
 

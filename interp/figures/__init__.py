@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .export import save as save
 
 _MODULES = (
+    "channel_map",
+    "channels",
     "circuits",
     "depth",
     "export",

@@ -10,11 +10,18 @@ import os
 import re
 import shutil
 import warnings
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
 from interp.core.errors import BadInput, InterpError, one_of
+
+from .theme import Theme
+
+if TYPE_CHECKING:
+    from interp.core.analysis import Result
 
 VECTOR = ("svg", "pdf")
 STATIC = (*VECTOR, "png")
@@ -68,6 +75,35 @@ def save(figure: go.Figure, path: str | Path, *, scale: float = 2.0) -> Path:
             partial.write_text(figure.to_json())
         else:
             partial.write_bytes(static(figure, kind, scale=scale))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def draw(result: "Result", path: str | Path, *, theme: Theme = "screen", **options: Any) -> Path:
+    """Draw a result into a file; `options` are those of its `plot`.
+
+    Where the result's family has a page of its own (a function `page`, as channels have: a map that one can click through), a file ending
+    in .html is that page. Raises what `plot` and `save` raise.
+    """
+    path = Path(path)
+    page = getattr(import_module(f"interp.figures.{result.figure}"), "page", None) if result.figure else None
+    if page is None or path.suffix.lower() != ".html" or options:
+        return save(result.plot(theme=theme, **options), path)
+    return write_page(page(result), path)
+
+
+def write_page(text: str, path: str | Path) -> Path:
+    """Write a page of HTML, whole or not at all. Raises `BadInput` for another ending or where the folder is missing."""
+    path = Path(path)
+    if path.suffix.lower() != ".html":
+        raise BadInput(f"a page is a file ending in .html, not {path.name!r}.")
+    if not path.parent.is_dir():
+        raise BadInput(f"the folder of {path} does not exist. Make it first.")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
