@@ -9,6 +9,7 @@ from interp.core.errors import BadInput
 from interp.models.load import load
 from interp.models.plain import PlainModel
 from interp.models.weights import Weights
+from tests import oracle
 
 from .tiny import FAMILIES, tiny, tokens
 
@@ -45,28 +46,34 @@ def normed(module, layer: int, which: str, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pattern_of(lm: PlainModel, layer: int, run, rotation) -> Tensor:
-    """softmax(scale · q R(i - j) kᵀ + mask), with the soft cap of Gemma 2 and the sinks of GPT-OSS, float64."""
-    module = lm.module
-    sizes = lm.spec.n_heads // lm.spec.n_kv_heads
-    q = normed(module, layer, "q", run[f"blocks.{layer}.attn.hook_q"]).double()
-    k = normed(module, layer, "k", run[f"blocks.{layer}.attn.hook_k"]).double().repeat_interleave(sizes, dim=2)
-    root = module.gpt_neox.layers if lm.spec.family == "gpt_neox" else module.model.layers
-    attention = root[layer].attention if lm.spec.family == "gpt_neox" else root[layer].self_attn
-    n = q.shape[1]
-    scores = torch.full((len(q), lm.spec.n_heads, n, n), -torch.inf, dtype=torch.float64)
-    window = lm.spec.windows[layer] or n
-    for offset in range(min(n, window)):
-        at = torch.arange(offset, n)
-        turned = q @ rotation(layer, offset)
-        scores[:, :, at, at - offset] = torch.einsum("bphd,bphd->bhp", turned[:, at], k[:, at - offset])
-    scores *= attention.scaling
-    cap = getattr(attention, "attn_logit_softcapping", None)
+def attend(lm, layer: int, scores: Tensor) -> Tensor:
+    """Attention from products q R kᵀ (-inf where a key is hidden): the model's scale, soft cap and sinks, float64."""
+    attention = oracle.attention_of(lm.module, layer)
+    if lm.spec.family == "gpt2":
+        scale = lm.spec.d_head**-0.5
+    else:
+        scale = 1.0 if lm.spec.family == "gpt_neo" else attention.scaling
+    scores, cap = scores * scale, getattr(attention, "attn_logit_softcapping", None)
     scores = scores if cap is None else torch.where(scores.isinf(), scores, cap * torch.tanh(scores / cap))
     if not lm.spec.sinks:
         return scores.softmax(-1)
     sinks = attention.sinks.double()[None, :, None, None].expand(*scores.shape[:3], 1)
     return torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
+
+
+@torch.no_grad()
+def pattern_of(lm: PlainModel, layer: int, run, rotation) -> Tensor:
+    """softmax(scale · q R(i - j) kᵀ + mask) from the sites q and k."""
+    q = normed(lm.module, layer, "q", run[f"blocks.{layer}.attn.hook_q"]).double()
+    k = normed(lm.module, layer, "k", run[f"blocks.{layer}.attn.hook_k"]).double()
+    k = k.repeat_interleave(lm.spec.n_heads // lm.spec.n_kv_heads, dim=2)
+    n = q.shape[1]
+    scores = torch.full((len(q), lm.spec.n_heads, n, n), -torch.inf, dtype=torch.float64)
+    for offset in range(min(n, lm.spec.windows[layer] or n)):
+        at = torch.arange(offset, n)
+        turned = q @ rotation(layer, offset)
+        scores[:, :, at, at - offset] = torch.einsum("bphd,bphd->bhp", turned[:, at], k[:, at - offset])
+    return attend(lm, layer, scores)
 
 
 def check(lm: PlainModel, ids: Tensor, tolerance: float = 1e-5) -> None:
