@@ -53,6 +53,7 @@ _PUBLIC = {
     "WriteShares": "interp.analyses.shares:WriteShares",
     "Readout": "interp.analyses.channels:Readout",
     "edit_components": "interp.analyses.channels:edit_components",
+    "ChannelCircuit": "interp.analyses.channels.discover:ChannelCircuit",
     # results and figures
     "open": "interp.core.artifact:open_result",
     "figures": "interp.figures",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from interp.analyses.channels import Channels as Channels
     from interp.analyses.channels import Readout as Readout
     from interp.analyses.channels import edit_components as edit_components
+    from interp.analyses.channels.discover import ChannelCircuit as ChannelCircuit
     from interp.analyses.circuits import CircuitDiscovery as CircuitDiscovery
     from interp.analyses.circuits import CircuitEvaluation as CircuitEvaluation
     from interp.analyses.crossmodel import CrossModelPatching as CrossModelPatching

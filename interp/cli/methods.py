@@ -72,6 +72,12 @@ METHODS = (
         "Circuits: which heads do a task, how much of it do they carry, and what do they lack? Finds a circuit unless one is given.",
     ),
     Method(
+        "channel-circuit",
+        "interp.analyses.channels.discover:ChannelCircuit",
+        "Channel circuits: from a component to its writers and readers, from the weights.",
+        "Channel circuits: which components write what a head reads, and who reads on? From the weights; --agree patches the paths too.",
+    ),
+    Method(
         "direct",
         "interp.analyses.direct:DirectLogit",
         "Direct logit attribution: what each component writes towards the answer.",
