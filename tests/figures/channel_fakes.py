@@ -95,3 +95,56 @@ def channels(
         "scores": "kept" if scores else "left out",
     }  # fmt: skip
     return stamped(ChannelResult(xr.Dataset(data, coords, attrs)), folded=True)
+
+
+def steering(
+    axes: int = 1,
+    items: int = 2,
+    *,
+    prompts: int = 12,
+    steps: int = 9,
+    arms: tuple[str, ...] = ("channel", "same_head", "random_head"),
+) -> Any:
+    """A reader whose keys lie on a circle (on a line for one axis): the channel moves its query, the controls hardly do."""
+    from interp.analyses.channels.steer_result import SteeringResult
+
+    ticks = np.linspace(-4, 4, steps)
+    alpha = np.stack(np.meshgrid(*[ticks] * axes, indexing="ij"), -1).reshape(-1, axes)
+    spans = ["IO", "S1"] if items == 2 else [f"item_{place}" for place in range(items)]
+    turn = 2 * np.pi * np.arange(items) / items
+    keys = np.stack([np.cos(turn), np.sin(turn), np.full(items, 0.1)], 1)[:, :axes]  # [span, axis]
+    split = np.array(["ABB", "BAB"])[np.arange(prompts) % 2] if items == 2 else np.full(prompts, "")
+    side = np.where(split == "BAB", -1.0, 1.0)
+    strength = np.array([1.0 if arm == "channel" else 0.05 for arm in arms])
+    logits = np.einsum("a,n,pk,sk->apsn", strength, side, alpha, keys) + rng(5).normal(0, 0.2, (prompts,))
+    logits = logits + rng(6).normal(0, 0.15, (items, prompts))
+    attention = np.exp(logits) / (1 + np.exp(logits).sum(2, keepdims=True))
+    base = attention.mean((0, 1))
+    outcome = np.stack(
+        [
+            attention[:, :, 0],
+            np.log(attention[:, :, 0]),
+            4 * (attention[:, :, 0] - attention[:, :, 1]),
+            attention[:, :, 0] < 0.5,
+        ],
+        2,
+    )
+    metrics, names = ["prob", "logprob", "logit_diff", "rank"], ["2.0.1", "2.0.3", "1.3.0"][:axes]
+    data = {
+        "attention": (("arm", "point", "reader", "span", "prompt"), attention[:, :, None].astype(np.float32)),
+        "outcome": (("arm", "point", "metric", "prompt"), outcome.astype(np.float32)),
+        "choice": (("arm", "point", "prompt"), attention.argmax(2).astype(np.int16)),
+        "base_attention": (("reader", "span", "prompt"), base[None]), "base_outcome": (("metric", "prompt"), outcome.mean((0, 1))),
+        "base_choice": ("prompt", base.argmax(0).astype(np.int16)),
+    }  # fmt: skip
+    coords = {
+        "arm": list(arms), "arm_kind": ("arm", list(arms)), "writes": ("arm", [" ".join(names), "2.0.7", "random in 2.0"][: len(arms)]),
+        "reader": ["3.0"], "span": spans, "metric": metrics, "alpha": (("point", "axis"), alpha), "axis": names,
+        "prompt": [f"p{i}" for i in range(prompts)], "split": ("prompt", split), "correct": ("prompt", np.zeros(prompts, dtype=int)),
+        "known": ("prompt", np.ones(prompts, dtype=bool)), "answer": ("prompt", ["x"] * prompts),
+    }  # fmt: skip
+    attrs = {
+        "mode": "replace", "position": "last", "layer": -1, "unit": "std", "sign_rule": "order=BAB", "split_by": "order" if items == 2 else "",
+        "to": spans[0], "minus": spans[1], "measured_at": "last", "chosen": [],
+    }  # fmt: skip
+    return stamped(SteeringResult(xr.Dataset(data, coords, attrs)))
