@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp import data
+from interp.analyses.channels import Channels
 from interp.analyses.heads import HeadScores
 from interp.analyses.lens import LogitLens
 from interp.analyses.loss import LossByPosition
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 TITLES = {
     "weights": "Weights", "loss": "Loss by position", "lens": "Logit lens", "shares": "Write shares", "heads": "Heads",
-    "tracing": "Causal tracing",
+    "channels": "Channels", "tracing": "Causal tracing",
 }  # fmt: skip
 READ = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post", "blocks.*.hook_attn_out", "blocks.*.hook_mlp_out")
 """Sites that the sections on running text read."""
@@ -94,6 +95,7 @@ class Report:
             "lens": (LogitLens(), corpus),
             "shares": (WriteShares(), corpus),
             "heads": (HeadScores(seed=self.seed), None),
+            "channels": (Channels(), None),
         }
         same = "Read on the same built-in sentences."
         notes = {"loss": NEUTRAL, "lens": same, "shares": same} if self.text is None else {}

@@ -169,6 +169,38 @@ def _best(result: Any, table: Any, metric: str) -> tuple[str, ...]:
     return metric, highest, f"{chance:.2g}", f"{above} of {part['mean'].size}"
 
 
+def channels(result: Any) -> Section:
+    """The strongest channels between heads, and how well each head can be reached."""
+    listed, null, attrs = result.channels(10), result.null(), result.data.attrs
+    best = result.data["best"].max(("layer", "head"))
+    rows = [
+        Row(f"best channel into {kind}", float(score), "composition", layer=int(layer), head=int(head), tier=0, chance=null)
+        for kind in best["kind"].values
+        for layer in best["reader_layer"].values[1:]
+        for head, score in enumerate(best.sel(kind=kind, reader_layer=layer).values)
+        if np.isfinite(score)
+    ]  # fmt: skip
+    shown = Table(
+        ("component", "read by", "as", "composition", "over the null", "z in its head", "gap"),
+        tuple(
+            (row["writer"], row["reader"], row["kind"], f"{row['score']:.3f}", f"{row['over_null']:.1f}", f"{row['z']:.1f}", f"{row['gap']:.2f}")
+            for row in listed.to_dict("records")
+        ),
+    )  # fmt: skip
+    question = (
+        "Which component of which head writes where a later head looks? Read off the parameters alone: it says which heads are able to "
+        f"talk, not which do. A random direction scores {null:.3f}; trained heads share directions, so most score more."
+    )
+    left_out = []
+    if attrs["rotary"] and not len(attrs["offsets"]):
+        left_out.append(
+            "Positions are rotary: what enters queries and keys depends on the distance, so only values are scored."
+        )
+    return Section(
+        "channels", "Channels", question, result, shown, left_out=left_out, figures={"channels": {}}, rows=rows
+    )
+
+
 TRACING_ROWS = "facts known, clean and corrupted probability, total effect, effect restored by token role and layer"
 
 
@@ -221,5 +253,6 @@ MAKERS: dict[str, Callable[[Any], Section]] = {
     "lens": lens,
     "shares": shares,
     "heads": heads,
+    "channels": channels,
     "tracing": tracing,
 }
