@@ -32,7 +32,7 @@ IOI_HEADS: dict[str, tuple[tuple[int, int], ...]] = {
 }
 """Heads of GPT-2 small on indirect objects: Wang et al. 2022 (arXiv 2211.00593), figure 2 and appendices; the last row, writers into
 the query of 9.9, from Merullo et al. 2024 (arXiv 2406.09519), who name the components 7.9.6, 8.6.2, 8.10.1, 3.0.1, 3.0.2 and 8.3.0."""
-MEASURES = ("best", "total")
+MEASURES = ("best", "total", "loud")
 
 
 class ChannelCircuitResult(Result):
@@ -48,7 +48,7 @@ class ChannelCircuitResult(Result):
         tests, passed_p, passed_z, unjudged, passed_both, passed_null, kept, cut [family]    numbers of tests and what they passed
         tested        [layer, head]   bool: heads that could have been found
         with agree=True also
-        best, total   [receiver, layer, head]         score of each head's strongest component, and of the whole head
+        best, total, loud [receiver, layer, head]     score of each head's strongest component, of the whole head, and total |OV|
         path_effect   [receiver, pair, layer, head]   path patching's effect on the logit difference; NaN above the receiver
     coords: edge (`8.10.1>Q:9.9`) with source, kind, destination, through and their numbers (component -1: the whole head);
         family; receiver; pair with known.
@@ -110,7 +110,8 @@ class ChannelCircuitResult(Result):
         rho        rank correlation of the composition score with the magnitude of the mean path effect
         p, p_layer permutation p-values, exchanging all heads, or only those of one layer
         overlap    how many of the `top` heads by score are among the `top` by path effect; `chance`, what is expected; p_overlap
-        `measure`  best (a head's strongest component) or total (the whole head). Averages over known pairs unless told otherwise.
+        `measure`  best (a head's strongest component), total (the whole head) or loud (total times |OV|: a head that writes more is
+                   heard more). Averages are over known pairs unless told otherwise.
         """
         import pandas as pd
 

@@ -56,7 +56,7 @@ from interp.core.lm import LM
 from ..pairs import pair_groups, token_pairs
 from ..paths import PathPatching
 from ..paths.nodes import reading
-from .channel_circuit import ChannelCircuitResult
+from .channel_circuit import MEASURES, ChannelCircuitResult
 from .component import Component, Head
 from .decompose import single
 from .factors import KINDS, Setting
@@ -240,7 +240,8 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
         spec, groups = lm.spec, pair_groups(lm, data, bos=self.bos, max_rows=self.rows)
         shape = (spec.n_layers, spec.n_heads)
         effects: dict[str, np.ndarray] = {}
-        names, best, total, every = [], [], [], []
+        names, every = [], []
+        measures: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
         known: Any = None
         attrs: dict[str, Any] = {}
         for target in bench.targets(Node(head)):
@@ -256,18 +257,23 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
                     paths.data["known"],
                     {"freeze": paths.data.attrs["freeze"], "at": self.at},
                 )
-            peak, sum_of = (np.full(shape, np.nan) for _ in range(2))
+            able = {name: np.full(shape, np.nan) for name in MEASURES}
             for layer in range(head.layer):
                 score, _ = bench.scores(layer, target.side)
-                s = bench.parts(layer).values
-                peak[layer] = score.nan_to_num(-np.inf).amax(dim=-1).cpu().numpy()
-                sum_of[layer] = ((s * score.nan_to_num(0.0)).norm(dim=-1) / s.norm(dim=-1)).cpu().numpy()
+                score, s, here = (
+                    score.nan_to_num(0.0),
+                    bench.parts(layer).values,
+                    (bench.parts(layer).rank > 0).cpu().numpy(),
+                )
+                loud = (s * score).norm(dim=-1)
+                for name, values in (("best", score.amax(dim=-1)), ("total", loud / s.norm(dim=-1)), ("loud", loud)):
+                    able[name][layer] = np.where(here, values.cpu().numpy(), np.nan)
             names.append(target.name)
-            best.append(np.where(np.isfinite(peak), peak, np.nan))
-            total.append(sum_of)
+            for name in MEASURES:
+                measures[name].append(able[name])
             every.append(effects[kind])
         lead = ("receiver", "layer", "head")
-        columns = {"best": (lead, np.stack(best)), "total": (lead, np.stack(total))}
+        columns: dict[str, Any] = {name: (lead, np.stack(values)) for name, values in measures.items()}
         columns["path_effect"] = (("receiver", "pair", "layer", "head"), np.stack(every))
         coords = {"receiver": names, "pair": known["pair"].values, "known": ("pair", known.values)}
         return xr.Dataset(columns, coords, attrs)
