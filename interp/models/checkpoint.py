@@ -99,9 +99,20 @@ class Checkpoint:
         files = self._weight_files()
         for file in files:
             shards.check(file, self.name)
+            self._refuse_coded(file)
         index = self.folder / shards.INDEX
         if index.is_file() and files[0].name != shards.SINGLE:
             shards.check_index(index, self.name)
+
+    def _refuse_coded(self, file: Path) -> None:
+        """Integers and 8-bit numbers mean something only with the scales of their format, which transformers may not ask for."""
+        odd = {key: dtype for key, dtype in shards.coded(file, self.name).items() if not _HARMLESS.search(key)}
+        if odd:
+            kinds = ", ".join(sorted(set(odd.values())))
+            raise CheckpointError(
+                f"{self.name}: {_some(sorted(odd))} stored as {kinds}, which is quantised, though config.json does not say how. Load the "
+                "unquantised model, or write its real values out in float32 or bfloat16 with the tool that quantised it."
+            )
 
     def _weight_files(self) -> list[Path]:
         single, index = self.folder / shards.SINGLE, self.folder / shards.INDEX

@@ -91,6 +91,7 @@ def wrap(
         raise BadInput(
             f"{name} is in training mode, so dropout would make every run different. Call `model.eval()` first."
         )
+    _refuse_quantised(module, name)
     family = family_of(module)
     if folded:
         if next(module.parameters()).element_size() < 4:
@@ -112,6 +113,21 @@ def wrap(
         from .bridge import BridgeLM
 
         return BridgeLM(module, known, spec)
+
+
+def _refuse_quantised(module: torch.nn.Module, name: str) -> None:
+    """Weights that are integers, 8-bit numbers or packed are not what the forward pass multiplies by, so none of them can be read."""
+    odd = {key: str(p.dtype).removeprefix("torch.") for key, p in module.named_parameters()}
+    odd = {key: dtype for key, dtype in odd.items() if dtype not in BYTES}
+    for key, part in module.named_modules():  # the weight of a packed linear layer is a method
+        if callable(getattr(part, "weight", None)) and not isinstance(part.weight, torch.Tensor):
+            odd.setdefault(f"{key}.weight", "packed")
+    if odd:
+        first, kinds = next(iter(odd)), ", ".join(sorted(set(odd.values())))
+        raise BadInput(
+            f"{name} has {len(odd)} weights of type {kinds} ({first}, …): it is quantised, and its weights are not the numbers that it "
+            f"computes with. Load the unquantised model, or call `model.dequantize()` where it has one; legal types: {listing(BYTES)}."
+        )
 
 
 def _take_unproven(lm: BaseLM) -> None:

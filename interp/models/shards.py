@@ -69,6 +69,12 @@ def check(file: Path, name: str) -> None:
         raise CheckpointError(f"{name}: {file.name} {what}: {have:,} of {end:,} bytes of weights. {_AGAIN}")
 
 
+def coded(file: Path, name: str) -> dict[str, str]:
+    """Names of a file's tensors that are no ordinary floating-point numbers, with their dtype: integers, 8 bits, masks."""
+    stored = {key: str(entry.get("dtype")) for key, entry in header(file, name).items()}
+    return {key: dtype for key, dtype in stored.items() if dtype not in _NAMES}
+
+
 def dtype_of(file: Path, name: str) -> str:
     """torch's name of the first floating-point dtype in a file."""
     kinds = [entry.get("dtype") for entry in header(file, name).values()]

@@ -225,6 +225,14 @@ def test_quantised_weights(folder: Path) -> None:
     refused(folder, "quantised (mxfp4)", "Mxfp4Config(dequantize=True)", "save_pretrained(new_path)")
 
 
+@pytest.mark.parametrize(("dtype", "said"), [(torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3")])
+def test_quantised_weights_that_the_configuration_does_not_own_up_to(folder: Path, dtype, said: str) -> None:
+    """transformers would cast the bare codes to floats, and every number would be wrong."""
+    key = "model.layers.1.self_attn.v_proj.weight"
+    change_weights(folder, lambda weights: weights.update({key: (10 * weights[key]).to(dtype)}))
+    refused(folder, f"1 weight ({key}) stored as {said}", "does not say how", "Load the unquantised model")
+
+
 def test_the_stored_dtype_is_the_configurations_else_the_tensors(folder: Path) -> None:
     assert stored_dtype(resolve(folder)) == torch.float32
     change_weights(folder, lambda weights: weights.update({key: value.bfloat16() for key, value in weights.items()}))

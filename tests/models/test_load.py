@@ -118,6 +118,26 @@ def test_folding_is_refused_where_it_is_not_exact(folder: Path) -> None:
     assert load(folder, folded=True).fingerprint() != load(folder).fingerprint()
 
 
+@torch.no_grad()
+def test_a_quantised_model_is_refused() -> None:
+    """8-bit codes, and packed linear layers whose `weight` is a method."""
+    coded = tiny("llama")
+    coded.model.layers[1].mlp.up_proj.weight.data = coded.model.layers[1].mlp.up_proj.weight.to(torch.float8_e4m3fn)
+    with pytest.raises(
+        BadInput, match=r"1 weights of type float8_e4m3fn \(model.layers.1.mlp.up_proj.weight.*dequantize\(\)"
+    ):
+        wrap(coded, tokenizer(), "m")
+
+    class Packed(torch.nn.Module):
+        def weight(self) -> torch.Tensor:
+            return torch.zeros(1)
+
+    packed = tiny("llama")
+    packed.model.layers[0].mlp.up_proj = Packed()
+    with pytest.raises(BadInput, match=r"type packed \(model.layers.0.mlp.up_proj.weight.*Load the unquantised model"):
+        wrap(packed, tokenizer(), "m")
+
+
 def test_a_model_in_training_mode_is_refused() -> None:
     with pytest.raises(BadInput, match=r"model.eval\(\)"):
         wrap(tiny("gpt2").train(), tokenizer(), "m")
