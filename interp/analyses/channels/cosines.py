@@ -8,23 +8,32 @@ of the reader's channels a message enters, where the score says how much of it e
 The number of a component is not a property of the function (see `decompose`). `correspondence` finds, for a component in one setting, the
 component of the same head that writes most nearly the same direction in another.
 
-    from interp.analyses.channels import cosines, correspondence, Setting
+    from interp.analyses.channels import cosines, cosines_top, correspondence, Setting
     cosines(lm, "0.1", "2.3", kind="Q")                       # [component of 0.1, component of 2.3]
+    cosines_top(lm, 20)                                       # the closest pairs of components of the whole model
     correspondence(lm, ["0.1.0", "0.1.1"], Setting(folded=True), other=Setting(folded=False))
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from interp.core.errors import BadInput, one_of
+from interp.core.progress import track
 
 from .component import Component, Head
 from .decompose import Components, components, exists
-from .factors import DEFAULT, KINDS, Factors, Setting, ov, qk
+from .engine import PRECISIONS, Writers, write_layer
+from .factors import DEFAULT, KINDS, Factors, Setting, free, ov, qk
+from .inputs import plans
+from .tally import Top
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from interp.core.lm import LM
 
 
@@ -82,17 +91,78 @@ def correspondence(
     A cosine near 1 says that the two settings name the same thing; a small one, that it is spread over several components there.
     """
     wanted = [Component.parse(name).check(lm) for name in names]
-    found: dict[Head, tuple[Components, Components]] = {}
+    found: dict[Head, list[Components]] = {}
+    for layer in dict.fromkeys(name.layer for name in wanted):
+        owners = dict.fromkeys(name.owner for name in wanted if name.layer == layer)
+        for factors in (ov(lm, layer, setting), ov(lm, layer, other)):
+            for owner in owners:
+                found.setdefault(owner, []).append(components(_one(factors, owner.head)))
     matches = []
     for name in wanted:
-        if name.owner not in found:
-            found[name.owner] = tuple(components(_one(ov(lm, name.layer, one), name.head)) for one in (setting, other))  # type: ignore[assignment]
         here, there = found[name.owner]
         exists(here, name, 0)
         near = (there.write[0] @ here.write[0, name.index]).abs().nan_to_num(nan=-1.0)
         index = int(near.argmax())
         matches.append(Match(Component(name.layer, name.head, index), float(near[index])))
     return matches
+
+
+def cosines_top(
+    lm: "LM",
+    n: int = 100,
+    *,
+    kinds: Sequence[str] | None = None,
+    offsets: Sequence[int] = (),
+    setting: Setting = DEFAULT,
+    precision: Literal["float32", "float64"] = "float32",
+) -> "pd.DataFrame":
+    """The `n` largest |cosines| among all components of all pairs of heads, tile by tile: no matrix of them all is held.
+
+    Columns: writer and reader (components, `0.1.5`; the reader's is of QK, QKᵀ or OV), kind, cosine, over_null (times the root of the free
+    dimensions), writer_share and reader_share (of each component in its matrix's squared norm). `kinds` and `offsets` as `Channels` takes
+    them. A cosine near 1 between two faint components is no loud channel: look at the shares.
+    """
+    import pandas as pd
+
+    if n < 1:
+        raise BadInput(f"`n` must be at least 1; not {n}.")
+    one_of("precision", precision, PRECISIONS)
+    spec, plan, dtype = lm.spec, plans(lm, kinds, offsets), PRECISIONS[precision]
+    size = spec.n_layers, spec.n_heads, spec.d_head
+    top = Top(n, (len(plan), *size, *size))
+    writers: list[Writers] = []
+    shares = np.full((len(plan) + 1, *size), np.nan)
+    for layer in track(range(spec.n_layers), "cosines"):
+        for at, one in enumerate(plan):
+            heard = reading_components(lm, layer, one.kind, setting, offset=one.offset)
+            shares[at, layer] = _share(heard.values)
+            read, known = heard.read.nan_to_num(0.0).to(dtype), heard.values > 0
+            window = spec.windows[layer] if spec.windows else None
+            if one.offset is not None and window is not None and one.offset >= window:
+                continue
+            for writer, said in enumerate(writers):
+                for head in range(spec.n_heads):
+                    cosine = torch.einsum("id,kjd->ikj", said.directions[head], read).abs()
+                    there = said.known[head][:, None, None] & known
+                    top.offer(cosine.masked_fill(~there, torch.nan)[None], (at, writer, layer), first=head)
+        said = write_layer(lm, layer, setting)
+        shares[-1, layer] = _share(said.values)
+        writers.append(said.to(dtype))
+    kind, *place = top.places()
+    early, late = ([Component(*map(int, one)) for one in zip(*part, strict=True)] for part in (place[:3], place[3:]))
+    return pd.DataFrame(
+        {
+            "writer": list(map(str, early)), "reader": list(map(str, late)), "kind": [plan[int(one)].label for one in kind],
+            "cosine": top.keys, "over_null": top.keys * free(lm, setting) ** 0.5, "writer_share": shares[(-1, *place[:3])],
+            "reader_share": shares[(kind, *place[3:])],
+        }
+    )  # fmt: skip
+
+
+def _share(values: Tensor) -> np.ndarray:
+    """Of each component in its matrix's squared norm, [head, component]; NaN for zero heads."""
+    energy = values.square()
+    return np.asarray((energy / energy.sum(-1, keepdim=True)).cpu().numpy())
 
 
 def _one(factors: Factors, head: int) -> Factors:

@@ -9,7 +9,7 @@ one layer into all heads of another are one product, squares, and sums over grou
 Where key and value heads are shared by g query heads, the left factors of K and V are shared too: left = B T with orthonormal B, so
 `v B` is computed once a shared head and `(v B) (T R / |M|_F)`, d_head by d_head, once a query head: nearly g times less work in K and V.
 
-Nothing here needs a model: `Writers` and `Readers` are built from `Components` and `Factors`, that is from plain tensors.
+Nothing here needs a model: `Writers` and `Readers` are made of `Factors` (`moved`, `weighed`), that is of plain tensors.
 
     from interp.analyses.channels import Setting, read_layer, write_layer
     early, late = write_layer(lm, 0), read_layer(lm, 3, ("Q", "K", "V"))
@@ -29,7 +29,7 @@ from torch import Tensor
 from interp.core.errors import BadInput, one_of
 
 from .component import Component, Head
-from .decompose import Components, components, exists
+from .decompose import ROUNDING
 from .factors import DEFAULT, KINDS, Factors, Setting, ov, qk
 
 if TYPE_CHECKING:
@@ -38,17 +38,20 @@ if TYPE_CHECKING:
 TILE = 16_000_000
 """Bytes of a product that are held at once; several megabytes run at the speed of one large product, and stay in the cache."""
 
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+"""Of products; singular values and statistics are float64 always."""
+
 
 @dataclass(frozen=True)
 class Readers:
     """How the heads of one layer read through one input: `|x M| / |M|_F` = `|x base turn|`, per head."""
 
     base: Tensor
-    """[group, d_model, d_head]; one group a head, or one for all query heads that share keys and values."""
+    """[d_model, group * d_head]; one group a head, or one for all query heads that share keys and values."""
     turn: Tensor | None
     """[group, d_head, heads of the group * d_head] where there are fewer groups than heads."""
     spectrum: Tensor
-    """Singular values of M [head, d_head], float64; NaN for a head that the offset is out of reach of."""
+    """Singular values of M [head, d_head], float64; NaN for heads whose window ends before the distance."""
 
     @property
     def norm(self) -> Tensor:
@@ -69,13 +72,25 @@ class Readers:
         """The same heads, none of which reads."""
         return Readers(self.base, self.turn, torch.full_like(self.spectrum, torch.nan))
 
+    def only(self, head: int) -> "Readers":
+        """One of the heads."""
+        heads, size = self.spectrum.shape
+        own = slice(head * size, (head + 1) * size)
+        if self.turn is None:
+            return Readers(self.base[:, own], None, self.spectrum[head : head + 1])
+        group, place = divmod(head, heads // len(self.turn))
+        shared = self.base[:, group * size : (group + 1) * size]
+        return Readers(
+            shared @ self.turn[group, :, place * size : (place + 1) * size], None, self.spectrum[head : head + 1]
+        )
+
 
 @dataclass(frozen=True)
 class Writers:
     """What the components of one layer's heads write."""
 
     directions: Tensor
-    """Unit rows [head, component, d_model]; zeros where a head has no such component."""
+    """Unit rows [head, component, d_model]; zeros where a head has no such component. Signs are arbitrary."""
     values: Tensor
     """Singular values [head, component], float64; 0 beyond the rank."""
 
@@ -88,19 +103,22 @@ class Writers:
         """The same in another precision, on another device; the singular values stay as they are."""
         return Writers(self.directions.to(device, dtype), self.values)
 
+    def only(self, head: int, component: int) -> "Writers":
+        """One component."""
+        place = slice(head, head + 1), slice(component, component + 1)
+        return Writers(self.directions[place], self.values[place])
+
     def score(self, readers: Readers, *, tile: int = TILE) -> Tensor:
         """Composition scores [writer head, component, reader head] in the factors' precision, on the CPU; NaN where either is nothing.
 
-        `tile`: bytes of the product that are held at once.
+        `tile`: bytes of the product that are held at once. Raises `BadInput` for scores that are not finite.
         """
         heads = len(self.directions)
         rows = rearrange(self.directions, "head component d -> (head component) d")
-        base = rearrange(readers.base, "group d h -> d (group h)")
-        width = len(readers.spectrum) * readers.base.shape[-1]
-        step = max(1, tile // (width * rows.element_size()))
-        parts = [_lengths(rows[start : start + step] @ base, readers) for start in range(0, len(rows), step)]
+        step = max(1, tile // (readers.spectrum.numel() * rows.element_size()))
+        parts = [_lengths(rows[start : start + step] @ readers.base, readers) for start in range(0, len(rows), step)]
         scores = rearrange(torch.cat(parts), "(head component) reader -> head component reader", head=heads).cpu()
-        known = self.known[:, :, None] & readers.known
+        known = (self.known[:, :, None] & readers.known).cpu()
         if not bool(scores.isfinite().logical_or(~known).all()):
             raise BadInput(
                 "scores are not finite: a direction or a reader holds NaN or infinite numbers. Is the checkpoint whole?"
@@ -110,7 +128,7 @@ class Writers:
 
 def _lengths(read: Tensor, readers: Readers) -> Tensor:
     """|row| of each reader head's part [row, head], of rows times the base [row, group * d_head]."""
-    size = readers.base.shape[-1]
+    size = readers.spectrum.shape[1]
     if readers.turn is None:
         return torch.linalg.vector_norm(rearrange(read, "row (head h) -> row head h", h=size), dim=-1)
     turned = rearrange(read, "row (group h) -> group row h", h=size) @ readers.turn
@@ -118,30 +136,32 @@ def _lengths(read: Tensor, readers: Readers) -> Tensor:
     return rearrange(lengths, "group row head -> row (group head)")
 
 
-def writing(parts: Components) -> Writers:
-    """What components write, with zeros in the place of those that do not exist."""
-    known = (parts.values > 0)[..., None]
-    return Writers(torch.where(known, parts.write, torch.zeros_like(parts.write)), parts.values)
+def moved(factors: Factors, *, d_model: int, groups: int) -> tuple[Writers, Readers]:
+    """What a layer's heads write, and how they read as V; `factors` is OV, `groups` the number of value heads.
 
-
-def moved(factors: Factors, parts: Components | None = None, *, d_model: int, groups: int) -> Readers:
-    """Readers of kind V: `factors` is OV, `parts` its components. Where these say it all, nothing is factorised again."""
-    plain = groups == len(factors.left) and factors.left.shape[1] == d_model
-    if parts is not None and plain and bool((parts.values > 0).all()):
-        return _scaled(parts.read.mT * parts.values[:, None], None, parts.values)
-    left = factors.left[:, :d_model]
-    return _readers(left, _triangle(left), _triangle(factors.right.mT), groups)
+    The components are those of `decompose.components`, without what is not needed here: sides that are read, and signs.
+    """
+    left, right = factors.left[:, :d_model], torch.linalg.qr(factors.right.mT)
+    own = _triangle(factors.left)
+    _, s, vt = torch.linalg.svd(own @ right.R.mT)
+    rank = (s > s[:, :1] * s.shape[1] * ROUNDING) & (s > 0)
+    directions = torch.where(rank[..., None], vt, torch.zeros_like(vt)) @ right.Q.mT
+    plain = factors.left.shape[1] == d_model
+    readers = _readers(left, own if plain else _triangle(left), right.R, groups, s if plain else None)
+    return Writers(directions, s * rank), readers
 
 
 def weighed(factors: Factors, *, d_model: int, groups: int) -> dict[str, Readers]:
-    """Readers of kinds Q and K; `factors` is QK. `groups` is the number of key heads."""
+    """How a layer's heads read as Q and K; `factors` is QK, `groups` the number of key heads."""
     query, key = factors.left, factors.right.mT
     triangles = _triangle(query), _triangle(key)
     streams = query[:, :d_model], key[:, :d_model]
-    own = triangles if query.shape[1] == d_model else (_triangle(streams[0]), _triangle(streams[1]))
+    if query.shape[1] == d_model:
+        first = _readers(query, *triangles, len(query))
+        return {"Q": first, "K": _readers(key, triangles[1], triangles[0], groups, first.spectrum)}
     return {
-        "Q": _readers(streams[0], own[0], triangles[1], len(query)),
-        "K": _readers(streams[1], own[1], triangles[0], groups),
+        "Q": _readers(streams[0], _triangle(streams[0]), triangles[1], len(query)),
+        "K": _readers(streams[1], _triangle(streams[1]), triangles[0], groups),
     }
 
 
@@ -150,61 +170,49 @@ def _triangle(tall: Tensor) -> Tensor:
     return torch.linalg.qr(tall, mode="r").R
 
 
-def _readers(left: Tensor, own: Tensor, other: Tensor, groups: int) -> Readers:
+def _readers(left: Tensor, own: Tensor, other: Tensor, groups: int, spectrum: Tensor | None = None) -> Readers:
     """Readers of `left @ right`, given the triangles of left and of rightᵀ; with `groups` left factors that heads share."""
-    core = own @ other.mT
-    spectrum = torch.linalg.svdvals(core)
+    if spectrum is None:
+        spectrum = torch.linalg.svdvals(own @ other.mT)
+    norm = spectrum.square().sum(-1).sqrt()
+    turn = other.mT * torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))[:, None, None]  # zero only if M is
     share = len(left) // groups
     if share == 1:
-        return _scaled(left @ other.mT, None, spectrum)
+        return Readers(rearrange(left @ turn, "head d h -> d (head h)"), None, spectrum)
     first = left[::share]
     if not torch.equal(first.repeat_interleave(share, dim=0), left):
         raise BadInput(f"{len(left)} heads in {groups} groups do not share their factors. Give one group a head.")
     base, triangle = torch.linalg.qr(first)
-    core = triangle.repeat_interleave(share, dim=0) @ other.mT
-    return _scaled(base, rearrange(core, "(group head) k h -> group head k h", group=groups), spectrum)
-
-
-def _scaled(base: Tensor, turn: Tensor | None, spectrum: Tensor) -> Readers:
-    """Divide by |M|_F, which is 0 only where the factors' product is."""
-    norm = spectrum.square().sum(-1).sqrt()
-    inverse = torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))
-    if turn is None:
-        return Readers(base * inverse[:, None, None], None, spectrum)
-    turn = turn * rearrange(inverse, "(group head) -> group head 1 1", group=len(turn))
-    return Readers(base, rearrange(turn, "group head k h -> group k (head h)"), spectrum)
+    turn = triangle.repeat_interleave(share, dim=0) @ turn
+    turn = rearrange(turn, "(group head) k h -> group k (head h)", group=groups)
+    return Readers(rearrange(base, "group d h -> d (group h)"), turn, spectrum)
 
 
 def write_layer(lm: "LM", layer: int, setting: Setting = DEFAULT) -> Writers:
     """What the heads of a layer write, float64."""
-    return writing(components(ov(lm, layer, setting)))
+    return moved(ov(lm, layer, setting), d_model=lm.spec.d_model, groups=lm.spec.n_kv_heads)[0]
 
 
 def read_layer(
-    lm: "LM",
-    layer: int,
-    kinds: Iterable[str],
-    setting: Setting = DEFAULT,
-    *,
-    offset: int | None = None,
-    parts: Components | None = None,
+    lm: "LM", layer: int, kinds: Iterable[str], setting: Setting = DEFAULT, *, offset: int | None = None
 ) -> dict[str, Readers]:
-    """How the heads of a layer read, float64, for each of `kinds`; `parts` are the layer's OV components, if they are known already.
+    """How the heads of a layer read, float64, for each of `kinds`.
 
     A head whose window ends before `offset` does not read there. Raises `BadInput` as `qk` does.
     """
-    spec, wanted, found = lm.spec, tuple(kinds), {}
+    spec, wanted = lm.spec, tuple(kinds)
     for kind in wanted:
         one_of("kind", kind, KINDS)
     if offset is not None and set(wanted) <= {"V"}:
         raise BadInput(f"values are read alike at every distance; leave out offset={offset!r} for kind 'V'.")
+    found: dict[str, Readers] = {}
     if {"Q", "K"} & set(wanted):
         found = weighed(qk(lm, layer, setting, offset=offset), d_model=spec.d_model, groups=spec.n_kv_heads)
         window = spec.windows[layer] if spec.windows else None
         if offset is not None and window is not None and offset >= window:
             found = {kind: readers.unread() for kind, readers in found.items()}
     if "V" in wanted:
-        found["V"] = moved(ov(lm, layer, setting), parts, d_model=spec.d_model, groups=spec.n_kv_heads)
+        found["V"] = moved(ov(lm, layer, setting), d_model=spec.d_model, groups=spec.n_kv_heads)[1]
     return {kind: found[kind] for kind in wanted}
 
 
@@ -218,7 +226,7 @@ def scores_into(
     head = Head.parse(reader).check(lm)
     if head.layer == 0:
         raise BadInput(f"no head writes into {str(head)!r}: it is in the first layer. Name a head of a later layer.")
-    into = _only(read_layer(lm, head.layer, [kind], setting, offset=offset)[kind], head.head)
+    into = read_layer(lm, head.layer, [kind], setting, offset=offset)[kind].only(head.head)
     layers = [write_layer(lm, layer, setting).score(into)[..., 0].numpy() for layer in range(head.layer)]
     return xr.DataArray(np.stack(layers), dims=("layer", "head", "component"), name="score")
 
@@ -236,23 +244,12 @@ def scores_of(
         raise BadInput(
             f"no head reads what {str(name)!r} writes: it is in the last layer. Name one of an earlier layer."
         )
-    parts = components(ov(lm, name.layer, setting))
-    exists(parts, name, name.head)
-    all_of_it = writing(parts)
-    place = slice(name.head, name.head + 1), slice(name.index, name.index + 1)
-    one = Writers(all_of_it.directions[place], all_of_it.values[place])
+    every = write_layer(lm, name.layer, setting)
+    rank = int(every.known[name.head].sum())
+    if name.index >= rank:
+        raise BadInput(f"there is no component {str(name)!r}: head {name.owner} has rank {rank}.")
+    one = every.only(name.head, name.index)
     rows = [one.score(read_layer(lm, layer, [kind], setting, offset=offset)[kind])[0, 0].numpy() for layer in later]
     return xr.DataArray(
         np.stack(rows), {"reader_layer": list(later)}, dims=("reader_layer", "reader_head"), name="score"
     )
-
-
-def _only(readers: Readers, head: int) -> Readers:
-    """One head of them."""
-    spectrum, size = readers.spectrum[head : head + 1], readers.base.shape[-1]
-    if readers.turn is None:
-        return Readers(readers.base[head : head + 1], None, spectrum)
-    share = len(readers.spectrum) // len(readers.base)
-    group, place = divmod(head, share)
-    turn = readers.turn[group : group + 1, :, place * size : (place + 1) * size]
-    return Readers(readers.base[group : group + 1] @ turn, None, spectrum)

@@ -15,8 +15,8 @@ from .nulls import log10_tail
 if TYPE_CHECKING:
     import pandas as pd
 
-REPORTED = 20
-"""Channels that are shown, and whose component is looked up in the other coordinates."""
+REPORTED = 10
+"""Channels that are printed, and whose component is looked up in the other coordinates."""
 FAR = 5.0
 """Standard deviations of a head's other components, above which one stands out (Merullo et al. 2024 quote that number)."""
 
@@ -37,7 +37,7 @@ class ChannelResult(Result):
         top_score, top_z, top_kind, top_layer, top_head, top_component, top_reader_layer, top_reader_head   [channel], strongest first
         top_p                         [channel]                           that a random direction scores as high (uncorrected)
         top_other, top_other_cosine   [channel]                           number of the component that writes most nearly the same with
-                                                                          `folded` the other way round; -1 and NaN beyond the first 20
+                                                                          `folded` the other way round; -1 and NaN beyond the first 10
         histogram        [kind, bin]                                      of score * sqrt(free); coords bin_low, bin_high
     attrs: free (dimensions n that a write direction may lie in), folded, biases, offsets, precision, rank_by, rotary, family, n_layers,
         n_heads, n_kv_heads, d_model, d_head, scored (how many scores there are), alike (components without a z), scores (kept or not).
@@ -50,7 +50,7 @@ class ChannelResult(Result):
         """Root mean square score of a random direction: 1 / sqrt(n), n the free dimensions of the stream."""
         return float(self.data.attrs["free"]) ** -0.5
 
-    def channels(self, n: int = REPORTED) -> "pd.DataFrame":
+    def channels(self, n: int = 20) -> "pd.DataFrame":
         """The `n` strongest: writer (`2.1.5`), reader (`3.1`), kind, score, over_null, z, p, value (s_i), gap, alone, other, other_cosine.
 
         `gap` is the smaller of s_{i-1} / s_i and s_i / s_{i+1}; where it is 1, `alone` is False: the component cannot be told from its
@@ -152,7 +152,7 @@ class ChannelResult(Result):
         """A table of the strongest channels, and what was left out."""
         attrs = self.data.attrs
         there = "raw" if attrs["folded"] else "folded"
-        table = self.channels(10)
+        table = self.channels(REPORTED)
         lines = [f"{'writer':>10} {'reader':>7} {'kind':>5} {'score':>7} {'/ null':>7} {'z':>7} {'gap':>6}  {there}"]
         for row in table.to_dict("records"):
             other = f"{row['other']} (cosine {row['other_cosine']:.2f})" if row["other"] >= 0 else ""

@@ -1,7 +1,6 @@
 """How well each component of each head can be heard by each later head, from the weights alone."""
 
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,9 +14,9 @@ from interp.core.progress import Progress
 
 from .component import Component
 from .cosines import correspondence
-from .decompose import components
-from .engine import TILE, Readers, Writers, read_layer, writing
-from .factors import KINDS, Setting, free, ov
+from .engine import PRECISIONS, TILE, Readers, Writers, moved, read_layer
+from .factors import Setting, free, ov
+from .inputs import Plan, check_inputs, plans
 from .nulls import log10_positive
 from .result import REPORTED, ChannelResult
 from .tally import BIN, PAIR, Tally
@@ -27,16 +26,6 @@ if TYPE_CHECKING:
 
 HELD = 1 << 31
 """Bytes of write directions that are held at once; of larger models, a block of layers at a time."""
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One input of the readers: its name in results, its kind, and in rotary models the distance."""
-
-    label: str
-    kind: str
-    offset: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ class Channels(Analysis[ChannelResult]):
     """Let components read a constant 1 too, through the biases of values, and readers weigh it through those of queries and keys."""
     precision: Literal["float32", "float64"] = "float32"
     """Of the products. Singular values and statistics are float64 always; float32 scores agree with it to about 1e-7."""
-    top: int = 500
+    top: int = 200
     """How many of the strongest channels are kept by name."""
     rank_by: Literal["score", "z"] = "score"
     """What makes a channel strong: its score, or its z among the other components of its head."""
@@ -63,14 +52,7 @@ class Channels(Analysis[ChannelResult]):
     """Largest number of scores that are kept one by one; of more, only what each pair of heads, the histogram and `top` say."""
 
     def __post_init__(self) -> None:
-        for kind in self.kinds or ():
-            one_of("kinds", kind, KINDS)
-        if self.kinds is not None and (not self.kinds or len(set(self.kinds)) < len(self.kinds)):
-            raise BadInput(f"`kinds` must name one or more of Q, K and V, each once; not {self.kinds!r}.")
-        if any(type(offset) is not int or offset < 0 for offset in self.offsets) or len(set(self.offsets)) < len(
-            self.offsets
-        ):
-            raise BadInput(f"`offsets` must be different distances, 0 or more tokens; not {self.offsets!r}.")
+        check_inputs(self.kinds, self.offsets)
         one_of("precision", self.precision, PRECISIONS)
         one_of("rank_by", self.rank_by, ("score", "z"))
         if self.top < 1 or self.most < 0:
@@ -82,55 +64,30 @@ class Channels(Analysis[ChannelResult]):
         return Setting(self.folded, self.biases)
 
     def plan(self, lm: "LM") -> list[Plan]:
-        """The inputs of the readers that are scored, in order. Raises `BadInput` where offsets and the model do not go together."""
-        spec, asked = lm.spec, self.kinds
-        turned = spec.positions == "rotary"
-        if self.offsets and not turned:
-            raise BadInput(
-                f"offsets={self.offsets!r} are for models with rotary positions; {spec.name} has one QK for all distances. Leave them out."
-            )
-        if self.offsets and not {"Q", "K"} & set(asked or KINDS):
-            raise BadInput(
-                f"values are read alike at every distance; leave out offsets={self.offsets!r}, or add Q or K."
-            )
-        if too_far := [offset for offset in self.offsets if offset >= spec.n_ctx]:
-            raise BadInput(f"offsets {too_far} are beyond the context of {spec.name}, which is {spec.n_ctx} tokens.")
-        if turned and not self.offsets:
-            if {"Q", "K"} & set(asked or ()):
-                raise BadInput(
-                    f"kinds={asked!r}: {spec.name} rotates queries and keys by their positions, so QK is another matrix at every "
-                    "distance. Give distances (`offsets=(1, 4)`), or take kinds=('V',)."
-                )
-            asked = ("V",)
-        found = []
-        for kind in asked or KINDS:
-            offsets: Sequence[int | None] = self.offsets if turned and kind != "V" else (None,)
-            found += [Plan(kind if offset is None else f"{kind}@{offset}", kind, offset) for offset in offsets]
-        return found
+        """The inputs of the readers that are scored, in order. Raises `BadInput` as `inputs.plans` does."""
+        return plans(lm, self.kinds, self.offsets)
 
     def check(self, lm: "LM", data: Any) -> None:
-        """Refuse data, models of one layer, and what `plan` refuses."""
+        """Refuse data, and what `plan` refuses."""
         if data is not None:
             raise BadInput(
                 f"channels are read from weights; they take no data, and were given a {type(data).__name__}."
             )
-        if lm.spec.n_layers < 2:
-            raise BadInput(f"{lm.spec.name} has one layer, and channels are from heads to heads of later layers.")
         self.plan(lm)
 
     def cost(self, lm: "LM", data: Any = None) -> Cost:
         """No forward pass: products of thin factors, timed by a small one on this machine."""
         self.check(lm, None)
-        spec, plans = lm.spec, self.plan(lm)
+        spec, inputs = lm.spec, self.plan(lm)
         rows, size = spec.n_heads * spec.d_head, PRECISIONS[self.precision].itemsize
         shared = spec.n_kv_heads < spec.n_heads
         flops = 0
-        for plan in plans:
-            alone = plan.kind == "Q" or not shared
+        for one in inputs:
+            alone = one.kind == "Q" or not shared
             width = rows if alone else spec.n_kv_heads * spec.d_head
             flops += rows * spec.d_model * width + (0 if alone else rows * rows * spec.d_head)
         flops *= spec.n_layers * (spec.n_layers - 1)  # two operations, half of the pairs
-        pairs = len(plans) * (spec.n_layers * spec.n_heads) ** 2
+        pairs = len(inputs) * (spec.n_layers * spec.n_heads) ** 2
         kept = pairs * spec.d_head if pairs * spec.d_head <= self.most else 0
         held = min(HELD, spec.n_layers * rows * spec.d_model * size)
         layer = 8 * rows * spec.d_model * 6  # float64 factors of one layer and what is made of them
@@ -144,45 +101,47 @@ class Channels(Analysis[ChannelResult]):
 
     def run(self, lm: "LM", data: Any, store: Any) -> ChannelResult:
         """Score layer pair by layer pair; what is too much to keep is summed up as it comes."""
-        spec, plans, dtype, device = lm.spec, self.plan(lm), PRECISIONS[self.precision], _device(lm)
-        sizes = len(plans), spec.n_layers, spec.n_heads, spec.d_head
+        spec, plan, dtype, device = lm.spec, self.plan(lm), PRECISIONS[self.precision], _device(lm)
+        sizes = len(plan), spec.n_layers, spec.n_heads, spec.d_head
         count = sizes[0] * (sizes[1] * sizes[2]) ** 2 * sizes[3]
         tally = Tally(
             kinds=sizes[0], layers=sizes[1], heads=sizes[2], components=sizes[3], free=free(lm, self.setting), top=self.top,
             rank_by=self.rank_by, held=count <= self.most, dtype=dtype,
         )  # fmt: skip
         values = np.zeros((spec.n_layers, spec.n_heads, spec.d_head))
-        spectrum = np.full((len(plans), spec.n_layers, spec.n_heads, spec.d_head), np.nan)
+        spectrum = np.full((len(plan), spec.n_layers, spec.n_heads, spec.d_head), np.nan)
         layers = _layers_at_once(lm, dtype)
-        total = len(plans) * spec.n_layers * (spec.n_layers - 1) / 2
+        total = len(plan) * spec.n_layers * (spec.n_layers - 1) / 2
         with Progress("channels", total) as progress:
             for first in range(0, spec.n_layers, layers):
                 writers: dict[int, Writers] = {}
                 for layer in range(first, spec.n_layers):
-                    own = layer < first + layers
-                    parts = components(ov(lm, layer, self.setting)) if own else None
-                    for index, readers in self._readers(lm, layer, plans, parts):
+                    said, inputs = self._layer(lm, layer, plan)
+                    for index, readers in inputs.items():
                         spectrum[index, layer] = readers.spectrum.cpu().numpy()
                         near = readers.to(dtype, device)
-                        for writer, said in writers.items():
-                            tally.add(index, writer, layer, said.score(near), said)
+                        for writer, earlier in writers.items():
+                            tally.add(index, writer, layer, earlier.score(near), earlier)
                         progress.update(len(writers))
-                    if parts is not None:
-                        writers[layer] = writing(parts).to(dtype, device)
-                        values[layer] = parts.values.cpu().numpy()
-        result = ChannelResult(self._dataset(lm, plans, tally, values, spectrum))
+                    if layer < first + layers:
+                        writers[layer] = said.to(dtype, device)
+                        values[layer] = said.values.cpu().numpy()
+        result = ChannelResult(self._dataset(lm, plan, tally, values, spectrum))
         result.data["top_p"] = ("channel", _p_values(result))
         return result
 
-    def _readers(self, lm: "LM", layer: int, plans: list[Plan], parts: Any) -> Iterator[tuple[int, Readers]]:
-        """Every input of a layer's heads: its place in the plan, and how it is read."""
-        for offset in dict.fromkeys(plan.offset for plan in plans):
-            kinds = [plan.kind for plan in plans if plan.offset == offset]
-            for kind, readers in read_layer(lm, layer, kinds, self.setting, offset=offset, parts=parts).items():
-                yield next(i for i, plan in enumerate(plans) if (plan.kind, plan.offset) == (kind, offset)), readers
+    def _layer(self, lm: "LM", layer: int, plan: list[Plan]) -> tuple[Writers, dict[int, Readers]]:
+        """What the heads of a layer write, and how they read through each input of the plan, by its place there."""
+        said, heard = moved(ov(lm, layer, self.setting), d_model=lm.spec.d_model, groups=lm.spec.n_kv_heads)
+        found = {place: heard for place, one in enumerate(plan) if one.kind == "V"}
+        rest = {place: one for place, one in enumerate(plan) if one.kind != "V"}
+        for offset in dict.fromkeys(one.offset for one in rest.values()):
+            both = read_layer(lm, layer, ("Q", "K"), self.setting, offset=offset)
+            found |= {place: both[one.kind] for place, one in rest.items() if one.offset == offset}
+        return said, found
 
     def _dataset(
-        self, lm: "LM", plans: list[Plan], tally: Tally, values: np.ndarray, spectrum: np.ndarray
+        self, lm: "LM", plan: list[Plan], tally: Tally, values: np.ndarray, spectrum: np.ndarray
     ) -> xr.Dataset:
         spec = lm.spec
         pair = ("kind", "layer", "head", "reader_layer", "reader_head")
@@ -198,7 +157,7 @@ class Channels(Analysis[ChannelResult]):
         }  # fmt: skip
         if tally.scores is not None:
             columns["score"] = ((*pair[:3], "component", *pair[3:]), tally.scores)
-        labels = np.array([plan.label for plan in plans])
+        labels = np.array([one.label for one in plan])
         columns |= self._strongest(lm, tally, labels)
         bins = np.arange(tally.histogram.shape[1])
         coords: dict[str, Any] = {
@@ -219,7 +178,7 @@ class Channels(Analysis[ChannelResult]):
     def _strongest(self, lm: "LM", tally: Tally, labels: np.ndarray) -> dict[str, Any]:
         """The columns of the list of channels, the first of them with their component under the other processing."""
         kind, layer, head, component, reader_layer, reader_head = tally.top.places()
-        score, z = tally.top.values
+        score, z = tally.top.values or (np.zeros(0), np.zeros(0))
         names = [Component(*map(int, place)) for place in zip(layer, head, component, strict=True)][:REPORTED]
         other = np.full(len(score), -1, np.int16), np.full(len(score), np.nan)
         for row, (match, cosine) in enumerate(

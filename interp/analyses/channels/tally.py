@@ -12,7 +12,6 @@ three components to have a z, and no z is given where the others score alike to 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import torch
@@ -107,12 +106,12 @@ class Top:
     def __init__(self, size: int, shape: Sequence[int]) -> None:
         self.size, self.shape = size, tuple(shape)
         self.keys, self.ids = np.zeros(0), np.zeros(0, np.int64)
-        self.values: tuple[np.ndarray, ...] = (np.zeros(0), np.zeros(0))
+        self.values: tuple[np.ndarray, ...] | None = None
 
-    def offer(self, keys: Tensor, where: tuple[int, int, int], *values: Tensor) -> None:
-        """Take what belongs in the list from a tile [writer head, component, reader]; `where` is its kind, writer and reader layer.
+    def offer(self, keys: Tensor, where: tuple[int, int, int], *values: Tensor, first: int = 0) -> None:
+        """Take what belongs in the list from a tile [writer head, component, reader head, ...], which begins with the head `first`.
 
-        `keys` rank, and NaN is never ranked; `values` are kept beside them.
+        `keys` rank, and NaN is never ranked; `values` are kept beside them. `where` is the tile's kind, writer and reader layer.
         """
         flat = keys.flatten()
         floor = self.keys[-1] if len(self.keys) == self.size else -np.inf
@@ -121,24 +120,20 @@ class Top:
             chosen = chosen[flat[chosen] >= flat[chosen].topk(self.size).values[-1]]
         if not len(chosen):
             return
-        head, component, reader = np.unravel_index(chosen.numpy(), tuple(keys.shape))
-        kind, writer_layer, reader_layer = where
-        ids = np.ravel_multi_index((kind, writer_layer, head, component, reader_layer, reader), self.shape)
+        head, component, *reader = np.unravel_index(chosen.numpy(), tuple(keys.shape))
+        kind, writer_layer, reader_layer = (np.full_like(head, place) for place in where)
+        ids = np.ravel_multi_index((kind, writer_layer, head + first, component, reader_layer, *reader), self.shape)
         merged = np.r_[self.keys, flat[chosen].numpy()]
         everything = np.r_[self.ids, ids]
         order = np.lexsort((everything, -merged))[: self.size]
         self.keys, self.ids = merged[order], everything[order]
         new = (value.flatten()[chosen].double().numpy() for value in values)
-        self.values = tuple(np.r_[old, more][order] for old, more in zip(self.values, new, strict=True))
+        olds = self.values or [np.zeros(0)] * len(values)
+        self.values = tuple(np.r_[old, more][order] for old, more in zip(olds, new, strict=True))
 
     def places(self) -> tuple[np.ndarray, ...]:
-        """Kind, layer, head, component, reader_layer and reader_head of each, as numbers."""
+        """Kind, layer, head, component, reader_layer, reader_head (and what follows) of each, as numbers."""
         return tuple(np.unravel_index(self.ids, self.shape))
-
-
-def pairs(layers: int) -> list[tuple[int, int]]:
-    """(writer layer, reader layer) for all writers below their readers."""
-    return [(writer, reader) for writer, reader in product(range(layers), repeat=2) if writer < reader]
 
 
 def _numpy(dtype: torch.dtype) -> type:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from interp.analyses.channels.decompose import Components, components
-from interp.analyses.channels.engine import Readers, Writers, moved, weighed, writing
+from interp.analyses.channels.decompose import components
+from interp.analyses.channels.engine import Readers, Writers, moved, weighed
 from interp.analyses.channels.factors import Factors
 from interp.analyses.channels.tally import tile_of
 from interp.core.errors import BadInput
@@ -26,8 +26,12 @@ def heads(groups=HEADS, *, h=H, name="", d=D):
 def readers(factors, groups=HEADS, kind="Q"):
     """Kind Q reads through `factors`, K through their transpose, V through them as OV."""
     if kind == "V":
-        return moved(factors, components(factors), d_model=D, groups=groups)
+        return moved(factors, d_model=D, groups=groups)[1]
     return weighed(factors, d_model=D, groups=groups)[kind]
+
+
+def writers(factors):
+    return moved(factors, d_model=factors.right.shape[2], groups=len(factors.left))[0]
 
 
 def whole(factors, head, kind):
@@ -39,7 +43,7 @@ def whole(factors, head, kind):
 def test_a_component_scores_what_its_direction_does_whatever_its_strength(kind):
     ov, read = heads(name="ov"), heads(name="read")
     parts = components(ov)
-    found = writing(parts).score(readers(read, kind=kind))
+    found = writers(ov).score(readers(read, kind=kind))
     for writer in range(HEADS):
         for reader in range(HEADS):
             m = whole(read, reader, kind)
@@ -53,7 +57,7 @@ def test_a_component_scores_what_its_direction_does_whatever_its_strength(kind):
 @pytest.mark.parametrize("kind", ["Q", "K", "V"])
 def test_the_whole_score_is_the_weighted_mean_square_and_the_trace_of_grams(kind):
     ov, read = heads(name="ov"), heads(name="read")
-    said = writing(components(ov))
+    said = writers(ov)
     total = tile_of(said.score(readers(read, kind=kind)), said).pair["total"]
     for writer in range(HEADS):
         for reader in range(HEADS):
@@ -75,7 +79,7 @@ def test_planted_orthogonal_and_ceiling():
     rows = torch.stack([u[:, 0], u[:, 3], u[:, -1]])
     found = Writers(rows[None], torch.ones(1, 3)).score(readers(read))[0, :, 1]
     assert torch.allclose(found, torch.stack([s[0], s[3], 0 * s[0]]) / s.norm(), atol=1e-12)
-    other = writing(components(heads(name="ov"))).score(readers(read))
+    other = writers(heads(name="ov")).score(readers(read))
     assert bool((other.amax((0, 1)) <= spectrum[:, 0] / spectrum.norm(dim=1) + 1e-12).all())
 
 
@@ -93,18 +97,18 @@ def test_a_random_direction_scores_one_over_n_in_the_mean():
 
 @pytest.mark.parametrize("tile", [1, 5 * HEADS * H * 8, 1 << 20])
 def test_tiles_of_any_size_give_the_same(tile):
-    said, read = writing(components(heads(name="ov"))), readers(heads(name="read"))
+    said, read = writers(heads(name="ov")), readers(heads(name="read"))
     assert torch.allclose(said.score(read, tile=tile), said.score(read), atol=1e-14)
 
 
 @pytest.mark.parametrize("groups", [2, 1])
 @pytest.mark.parametrize("kind", ["K", "V"])
 def test_shared_keys_and_values_are_multiplied_once(groups, kind):
-    said = writing(components(heads(name="ov")))
+    said = writers(heads(name="ov"))
     shared = heads(groups, name="shared")
     given = shared.T if kind == "K" else shared  # the side that is shared is what the reader multiplies first
     apart, together = readers(given, HEADS, kind), readers(given, groups, kind)
-    assert together.turn is not None and len(together.base) == groups and apart.turn is None
+    assert together.turn is not None and together.base.shape == (D, groups * H) and apart.turn is None
     assert torch.allclose(apart.spectrum, together.spectrum, atol=1e-12)
     assert torch.allclose(said.score(apart), said.score(together), atol=1e-13)
     short = [said.to(torch.float32).score(one.to(torch.float32)).double() for one in (apart, together)]
@@ -124,7 +128,7 @@ def test_the_row_of_a_constant_is_not_written_to(kind):
     row = draw(HEADS, 1, H, name="bias")
     left = torch.cat([read.left, row], dim=1)
     right = read.right if kind == "V" else torch.cat([read.right, row.mT], dim=2)
-    said = writing(components(heads(name="ov")))
+    said = writers(heads(name="ov"))
     found = said.score(readers(Factors(left, right), kind=kind))
     for reader in range(HEADS):
         m = left[reader] @ right[reader]
@@ -135,7 +139,7 @@ def test_the_row_of_a_constant_is_not_written_to(kind):
 
 def test_one_dimension_a_head():
     ov, read = heads(h=1, name="ov"), heads(h=1, name="read")
-    said = writing(components(ov))
+    said = writers(ov)
     tile = tile_of(said.score(readers(read)), said)
     want = torch.stack([(ov.right[:, 0] @ read.left[n, :, 0]).abs() / read.left[n].norm() for n in range(HEADS)], dim=1)
     want /= ov.right.norm(dim=(1, 2))[:, None]
@@ -147,7 +151,7 @@ def test_zero_heads_and_missing_components_have_no_score():
     ov, read = heads(name="ov"), heads(name="read")
     ov.right[1], read.left[2] = 0.0, 0.0
     ov.right[3, 4:] = ov.right[3, :2]  # rank 4
-    said = writing(components(ov))
+    said = writers(ov)
     for kind in ("Q", "K", "V"):
         tile = tile_of(said.score(readers(read, kind=kind)), said)
         known = tile.scores.isfinite()
@@ -163,7 +167,7 @@ def test_zero_heads_and_missing_components_have_no_score():
 def test_a_low_rank_layer_reads_as_its_full_matrix_does():
     read = heads(name="read")
     read.right[1, 3:] = 0.0
-    said = writing(components(heads(name="ov")))
+    said = writers(heads(name="ov"))
     want = (said.directions @ read.matrix(1)).norm(dim=-1) / read.matrix(1).norm()
     assert torch.allclose(said.score(readers(read, kind="V"))[:, :, 1], want, atol=1e-12)
 
@@ -195,20 +199,30 @@ def test_components_that_all_score_alike_have_no_z_and_are_counted():
 
 def test_numbers_that_are_not_finite_are_never_scored_silently():
     read = readers(heads(name="read"))
-    said = writing(components(heads(name="ov")))
+    said = writers(heads(name="ov"))
     said.directions[0, 0, 0] = torch.nan
     with pytest.raises(BadInput, match="scores are not finite"):
         said.score(read)
     assert bool(said.score(read.unread()).isnan().all()) and not bool(read.unread().known.any())
     broken = Readers(read.base.clone(), None, read.spectrum)
-    broken.base[2, 0, 0] = torch.inf
+    broken.base[0, 2 * H] = torch.inf
     with pytest.raises(BadInput, match="scores are not finite"):
-        writing(components(heads(name="ov"))).score(broken)
+        writers(heads(name="ov")).score(broken)
 
 
-def test_writing_puts_zeros_where_there_is_no_direction():
-    parts = components(heads(name="ov"))
-    cut = Components(parts.read, parts.values.clone(), parts.write.clone())
-    cut.values[0, 3:], cut.write[0, 3:] = 0.0, torch.nan
-    said = writing(cut)
-    assert float(said.directions[0, 3:].abs().max()) == 0 and torch.equal(said.directions[1:], parts.write[1:])
+def test_components_are_those_of_the_decomposition():
+    ov = heads(name="ov")
+    ov.right[3, 4:] = ov.right[3, :2]
+    said, parts = writers(ov), components(ov)
+    assert torch.equal(said.known, parts.values > 0) and torch.allclose(said.values, parts.values, atol=1e-13)
+    alike = (said.directions * parts.write.nan_to_num(0.0)).sum(-1).abs()
+    assert torch.allclose(alike, said.known.double(), atol=1e-12) and float(said.directions[3, 4:].abs().max()) == 0
+
+
+@pytest.mark.parametrize("groups", [HEADS, 2])
+def test_one_head_and_one_component_alone(groups):
+    shared = heads(groups, name="shared")
+    said, read = writers(heads(name="ov")), readers(shared, groups, "V")
+    every = said.score(read)
+    for head in range(HEADS):
+        assert torch.allclose(said.only(2, 3).score(read.only(head)), every[2:3, 3:4, head : head + 1], atol=1e-13)
