@@ -19,7 +19,7 @@ from .marks import band
 from .panels import above, panels, place_legend
 from .paths import caption
 from .shrink import check_budget
-from .theme import FAINT, THEMES, Theme, colour, dress, line_style, plain, text_size
+from .theme import FAINT, THEMES, Theme, dress, line_style, plain
 
 if TYPE_CHECKING:
     from interp.analyses.channels.steer_result import SteeringResult

@@ -82,6 +82,10 @@ def channels(
         "top_component": ("channel", index[at].astype(np.int64)), "top_reader_layer": ("channel", at[3]),
         "top_reader_head": ("channel", at[4]),
     }  # fmt: skip
+    data |= {
+        "top_other": ("channel", np.full(len(at[0]), -1)),
+        "top_other_cosine": ("channel", np.full(len(at[0]), np.nan)),
+    }
     edges = np.linspace(0, 40, 801)
     every = score if scores else best
     counts = np.stack([np.histogram((part[np.isfinite(part)] * np.sqrt(width)), edges)[0] for part in every])
@@ -144,7 +148,8 @@ def steering(
         "known": ("prompt", np.ones(prompts, dtype=bool)), "answer": ("prompt", ["x"] * prompts),
     }  # fmt: skip
     attrs = {
-        "mode": "replace", "position": "last", "layer": -1, "unit": "std", "sign_rule": "order=BAB", "split_by": "order" if items == 2 else "",
+        "mode": "replace", "position": "last", "layer": -1, "unit": "std", "sign_rule": "order=BAB",
+        "split_by": "order" if items == 2 else "",
         "to": spans[0], "minus": spans[1], "measured_at": "last", "chosen": [],
     }  # fmt: skip
     return stamped(SteeringResult(xr.Dataset(data, coords, attrs)))
