@@ -46,11 +46,19 @@ _PUBLIC = {
     "EditSequence": "interp.analyses.localization:EditSequence",
     "Channels": "interp.analyses.channels:Channels",
     "ChannelResult": "interp.analyses.channels:ChannelResult",
+    "ChannelSteering": "interp.analyses.channels.steer:ChannelSteering",
+    "SteeringResult": "interp.analyses.channels.steer_result:SteeringResult",
+    "ChannelPatching": "interp.analyses.channels.patch:ChannelPatching",
+    "ChannelPatchingResult": "interp.analyses.channels.patch_result:ChannelPatchingResult",
+    "ChannelUse": "interp.analyses.channels.use:ChannelUse",
+    "LaundryList": "interp.analyses.channels.laundry:LaundryList",
     "LogitLens": "interp.analyses.lens:LogitLens",
     "HeadScores": "interp.analyses.heads:HeadScores",
     "LossByPosition": "interp.analyses.loss:LossByPosition",
     "WeightStats": "interp.analyses.weight_stats:WeightStats",
     "WriteShares": "interp.analyses.shares:WriteShares",
+    "ComponentAblation": "interp.analyses.channels:ComponentAblation",
+    "ComponentAblationResult": "interp.analyses.channels:ComponentAblationResult",
     "Readout": "interp.analyses.channels:Readout",
     "edit_components": "interp.analyses.channels:edit_components",
     "ChannelCircuit": "interp.analyses.channels.discover:ChannelCircuit",
@@ -72,9 +80,16 @@ if TYPE_CHECKING:
     from interp.analyses.attribution import EdgeAttribution as EdgeAttribution
     from interp.analyses.channels import ChannelResult as ChannelResult
     from interp.analyses.channels import Channels as Channels
+    from interp.analyses.channels import ComponentAblation as ComponentAblation
+    from interp.analyses.channels import ComponentAblationResult as ComponentAblationResult
     from interp.analyses.channels import Readout as Readout
     from interp.analyses.channels import edit_components as edit_components
     from interp.analyses.channels.discover import ChannelCircuit as ChannelCircuit
+    from interp.analyses.channels.laundry import LaundryList as LaundryList
+    from interp.analyses.channels.patch import ChannelPatching as ChannelPatching
+    from interp.analyses.channels.patch_result import ChannelPatchingResult as ChannelPatchingResult
+    from interp.analyses.channels.steer import ChannelSteering as ChannelSteering
+    from interp.analyses.channels.steer_result import SteeringResult as SteeringResult
     from interp.analyses.circuits import CircuitDiscovery as CircuitDiscovery
     from interp.analyses.circuits import CircuitEvaluation as CircuitEvaluation
     from interp.analyses.crossmodel import CrossModelPatching as CrossModelPatching

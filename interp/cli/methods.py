@@ -132,6 +132,30 @@ METHODS = (
         "Channels: which component of which head is read by which later head, from the weights.",
         "Channels: which component of which head's write is read by which later head? From the weights alone, against random directions.",
     ),
+    Method(
+        "channel-use",
+        "interp.analyses.channels.use:ChannelUse",
+        "Channel use: of the heads that are able to talk to one another, which do on these prompts.",
+        "Channel use: how strongly are channels written and read on prompts, beside how well they could be? Sums exactly to each reader.",
+    ),
+    Method(
+        "laundry",
+        "interp.analyses.channels.laundry:LaundryList",
+        "Laundry list: which thing was left out, by length and place, and steered through a channel.",
+        "Laundry list: how many things can a model keep apart, and does steering one head's attention help it?",
+    ),
+    Method(
+        "channel-steer",
+        "interp.analyses.channels.steer:ChannelSteering",
+        "Channel steering: write along a component by hand, and see where the reader looks.",
+        "Channel steering: where can a reader be made to look, and what does the model say, by writing along one to three components?",
+    ),
+    Method(
+        "channel-patch",
+        "interp.analyses.channels.patch:ChannelPatching",
+        "Channel patching: exchange what a component writes between two prompts.",
+        "Channel patching: does what components write, taken from the other prompt of a pair, take the answer along?",
+    ),
 )
 
 Pairs = Annotated[Path | None, typer.Option(help="Pairs: JSONL with clean, corrupted, answer and foil.")]

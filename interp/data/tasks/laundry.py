@@ -113,8 +113,8 @@ def laundry_objects(
 ) -> dict[str, tuple[int, ...]]:
     """The things that can be listed in a tokenizer, with their tokens after a space; a list may be as long as there are of these.
 
-    A thing of several tokens counts if it has no more than `pieces` and does not begin with a bare space, by which nothing could be told.
-    Raises `BadInput` for `pieces` below 1.
+    A thing of several tokens counts if it has no more than `pieces` and does not begin with a bare space, by which nothing could be told;
+    one that the vocabulary does not know (that comes back as another text) does not. Raises `BadInput` for `pieces` below 1.
     """
     if not isinstance(pieces, int) or pieces < 1:
         raise BadInput(f"`pieces` must be at least 1; not {pieces!r}.")
@@ -123,7 +123,9 @@ def laundry_objects(
     for thing in (lexicon or Lexicon()).objects:
         both = tokenizer.encode(f"the {thing}", bos=False).ids
         ids = both[len(before) :]
-        if both[: len(before)] == before and 0 < len(ids) <= pieces and tokenizer.decode(ids[:1]).strip():
+        if both[: len(before)] != before or not 0 < len(ids) <= pieces or not tokenizer.decode(ids[:1]).strip():
+            continue
+        if tokenizer.decode(ids).strip().casefold() == thing.casefold():
             found[thing] = ids
     return found
 
