@@ -51,6 +51,7 @@ _PUBLIC = {
     "ChannelPatching": "interp.analyses.channels.patch:ChannelPatching",
     "ChannelPatchingResult": "interp.analyses.channels.patch_result:ChannelPatchingResult",
     "ChannelUse": "interp.analyses.channels.use:ChannelUse",
+    "ComponentWords": "interp.analyses.channels.words:ComponentWords",
     "LaundryList": "interp.analyses.channels.laundry:LaundryList",
     "LogitLens": "interp.analyses.lens:LogitLens",
     "HeadScores": "interp.analyses.heads:HeadScores",
@@ -90,6 +91,8 @@ if TYPE_CHECKING:
     from interp.analyses.channels.patch_result import ChannelPatchingResult as ChannelPatchingResult
     from interp.analyses.channels.steer import ChannelSteering as ChannelSteering
     from interp.analyses.channels.steer_result import SteeringResult as SteeringResult
+    from interp.analyses.channels.use import ChannelUse as ChannelUse
+    from interp.analyses.channels.words import ComponentWords as ComponentWords
     from interp.analyses.circuits import CircuitDiscovery as CircuitDiscovery
     from interp.analyses.circuits import CircuitEvaluation as CircuitEvaluation
     from interp.analyses.crossmodel import CrossModelPatching as CrossModelPatching

@@ -139,10 +139,22 @@ METHODS = (
         "Channel use: how strongly are channels written and read on prompts, beside how well they could be? Sums exactly to each reader.",
     ),
     Method(
+        "channel-words",
+        "interp.analyses.channels.words:ComponentWords",
+        "Component words: what components of heads write and read, in the words of the vocabulary.",
+        "Component words: which tokens does a component of a head read and write, beside what random directions would? From weights alone.",
+    ),
+    Method(
         "laundry",
         "interp.analyses.channels.laundry:LaundryList",
         "Laundry list: which thing was left out, by length and place, and steered through a channel.",
         "Laundry list: how many things can a model keep apart, and does steering one head's attention help it?",
+    ),
+    Method(
+        "channel-edit",
+        "interp.analyses.channels:ComponentAblation",
+        "Channel edits: close a channel, and see where its reader looks and what it answers.",
+        "Channel edits: what does a reader head look at, and what is answered, when the components of its writers are removed one by one?",
     ),
     Method(
         "channel-steer",
