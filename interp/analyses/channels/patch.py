@@ -18,10 +18,10 @@ Controls: `same_head`, as many other components of the same heads; `random`, a r
 spaces (of the stream, for a stream patch). Bounds: `head`, all that the writers write there, and `stream`, the whole stream before the
 reader at that position.
 
-A stream patch moves along R whatever was there, also what no head of the channel wrote, and it may work by putting what the reader does not
-see in front of it. So it is split, as in `interp.analyses.subspaces`, with P the projector on what the readers' inputs see: `row` is the
-part of R that they see moved by what they see of it, `null` the rest, `span` the whole swap of the seen directions. Where the patch works and
-none of the three does, it is the subspace illusion (`illusion()`). A head's own write cannot be split: it writes v_i.
+A stream patch moves along R whatever was there, also what no head of the channel wrote, and it may work by putting what the reader does
+not see in front of it. So it is split, as in `interp.analyses.subspaces`, with P the projector on what the readers' inputs see: `row` is
+the part of R that they see moved by what they see of it, `null` the rest, `span` the whole swap of the seen directions. Where the patch
+works and none of the three does, it is the subspace illusion (`illusion()`). A head's own write cannot be split: it writes v_i.
 
 Source. Merullo et al. 2024, "Talking Heads" (arXiv 2406.09519), section 4; FLDD and the illusion: Makelov, Lange & Nanda 2023 (arXiv
 2311.17030). The latter's definition of the interchange accuracy is over all tokens.
