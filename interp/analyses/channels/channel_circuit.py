@@ -55,7 +55,7 @@ class ChannelCircuitResult(Result):
     attrs: start, free, null, correction, alpha, z, notes, freeze and at (of path patching).
     """
 
-    figure: ClassVar[str] = ""
+    figure: ClassVar[str] = "channel_flow"
     main: ClassVar[str] = "score"
 
     @property
@@ -81,20 +81,20 @@ class ChannelCircuitResult(Result):
         """A row for each head that was found, without the start: layer, head, step, channels, score and z of its strongest."""
         import pandas as pd
 
-        frame, rows = self.edges(), {}
+        frame = self.edges()
+        rows: dict[str, set[int]] = {}
         own = ".".join(self.start.split(".")[:2])
         for side in ("source", "destination"):
-            for index, edge in frame.iterrows():
-                name = ".".join(str(edge[side]).split(".")[:2])
+            for place, node in enumerate(frame[side].tolist()):
+                name = ".".join(str(node).split(".")[:2])
                 if name != own:
-                    rows.setdefault(name, set()).add(index)
+                    rows.setdefault(name, set()).add(place)
         table = []
         for name, places in rows.items():
-            mine = frame.loc[sorted(places)]
-            best = mine.loc[mine["log10_p"].idxmin()]
-            near = int(mine["step"].iloc[mine["step"].abs().argmin()])
+            mine = frame.iloc[sorted(places)]  # nearest first
+            best = mine.iloc[int(mine["log10_p"].to_numpy().argmin())]
             layer, head = map(int, name.split("."))
-            table.append((layer, head, near, len(mine), best["score"], best["z"]))
+            table.append((layer, head, int(mine["step"].iloc[0]), len(mine), best["score"], best["z"]))
         columns = ["layer", "head", "step", "channels", "score", "z"]
         return pd.DataFrame(table, columns=columns).sort_values(["layer", "head"]).reset_index(drop=True)
 

@@ -47,6 +47,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 import xarray as xr
 
 from interp.core.analysis import Analysis, Cost
@@ -237,46 +238,36 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
 
     def _agreement(self, lm: LM, bench: Bench, head: Head, data: Any) -> xr.Dataset:
         """Path effects of every head into the inputs of one, and their composition scores."""
-        spec, groups = lm.spec, pair_groups(lm, data, bos=self.bos, max_rows=self.rows)
-        shape = (spec.n_layers, spec.n_heads)
-        effects: dict[str, np.ndarray] = {}
-        names, every = [], []
-        measures: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
-        known: Any = None
-        attrs: dict[str, Any] = {}
-        for target in bench.targets(Node(head)):
+        targets = bench.targets(Node(head))
+        if not targets:
+            raise BadInput(
+                f"head {head} reads nothing: its matrices are zero. There is no path to patch; leave out agree."
+            )
+        groups, effects = pair_groups(lm, data, bos=self.bos, max_rows=self.rows), {}
+        for target in targets:
             kind = bench.kinds[target.kind][0].lower()
-            if kind not in effects:
-                receiver = reading(kind, [(head.layer, head.head)], self.at, spec)[0].name
-                paths = PathPatching(receivers=(receiver,), at=self.at, bos=self.bos, rows=self.rows).on(lm, groups)
-                values = paths.effects("logit_diff").isel(receiver=0, role=0)
-                values = values.transpose("pair", "layer", "head").values.copy()
-                values[:, head.layer :] = np.nan
-                effects[kind], known, attrs = (
-                    values,
-                    paths.data["known"],
-                    {"freeze": paths.data.attrs["freeze"], "at": self.at},
+            if kind not in effects:  # a rotary model's query is one receiver at every distance
+                receiver = reading(kind, [(head.layer, head.head)], self.at, lm.spec)[0].name
+                effects[kind] = PathPatching(receivers=(receiver,), at=self.at, bos=self.bos, rows=self.rows).on(
+                    lm, groups
                 )
-            able = {name: np.full(shape, np.nan) for name in MEASURES}
-            for layer in range(head.layer):
-                score, _ = bench.scores(layer, target.side)
-                score, s, here = (
-                    score.nan_to_num(0.0),
-                    bench.parts(layer).values,
-                    (bench.parts(layer).rank > 0).cpu().numpy(),
-                )
-                loud = (s * score).norm(dim=-1)
-                for name, values in (("best", score.amax(dim=-1)), ("total", loud / s.norm(dim=-1)), ("loud", loud)):
-                    able[name][layer] = np.where(here, values.cpu().numpy(), np.nan)
-            names.append(target.name)
-            for name in MEASURES:
-                measures[name].append(able[name])
-            every.append(effects[kind])
-        lead = ("receiver", "layer", "head")
-        columns: dict[str, Any] = {name: (lead, np.stack(values)) for name, values in measures.items()}
-        columns["path_effect"] = (("receiver", "pair", "layer", "head"), np.stack(every))
-        coords = {"receiver": names, "pair": known["pair"].values, "known": ("pair", known.values)}
-        return xr.Dataset(columns, coords, attrs)
+        paths = [effects[bench.kinds[target.kind][0].lower()] for target in targets]
+        found = [
+            one.effects("logit_diff").isel(receiver=0, role=0).transpose("pair", "layer", "head").values
+            for one in paths
+        ]
+        effect = np.stack(found)
+        effect[:, :, head.layer :] = np.nan
+        measures = [_measures(bench, target) for target in targets]
+        columns: dict[str, Any] = {
+            name: (("receiver", "layer", "head"), np.stack([one[name] for one in measures])) for name in MEASURES
+        }
+        columns["path_effect"] = (("receiver", "pair", "layer", "head"), effect)
+        known = paths[0].data["known"]
+        coords = {
+            "receiver": [target.name for target in targets], "pair": known["pair"].values, "known": ("pair", known.values),
+        }  # fmt: skip
+        return xr.Dataset(columns, coords, {"freeze": paths[0].data.attrs["freeze"], "at": self.at})
 
     def _assemble(
         self, lm: LM, bench: Bench, node: Node | None, edges: Sequence[tuple[int, Edge]], steps: dict[str, Step]
@@ -358,6 +349,18 @@ def _readers(bench: Bench, node: Node) -> list[tuple[Node | None, Target]]:
     spec = bench.lm.spec
     heads = [Head(layer, head) for layer in range(node.head.layer + 1, spec.n_layers) for head in range(spec.n_heads)]
     return [(node, target) for head in heads for target in bench.targets(Node(head))]
+
+
+def _measures(bench: Bench, target: Target) -> dict[str, np.ndarray]:
+    """How well every head of an earlier layer could be heard by the target: `MEASURES`, each [layer, head], NaN where nothing can."""
+    found = {name: np.full((bench.lm.spec.n_layers, bench.lm.spec.n_heads), np.nan) for name in MEASURES}
+    for layer in range(target.layer):
+        parts, score = bench.parts(layer), bench.scores(layer, target.side)[0].nan_to_num(0.0)
+        loud, some = (parts.values * score).norm(dim=-1), parts.rank > 0
+        every = {"best": score.amax(dim=-1), "total": loud / parts.values.norm(dim=-1), "loud": loud}
+        for name, values in every.items():
+            found[name][layer] = torch.where(some, values, torch.nan).cpu().numpy()
+    return found
 
 
 def _piece(bench: Bench, node: Node) -> tuple[float, float]:
