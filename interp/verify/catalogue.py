@@ -1,6 +1,17 @@
 """The cases, in the order in which they run."""
 
-from . import attribution, circuits, editing, interventions, invariants, localization, mechanisms, patching, tracing
+from . import (
+    attribution,
+    channels,
+    circuits,
+    editing,
+    interventions,
+    invariants,
+    localization,
+    mechanisms,
+    patching,
+    tracing,
+)
 from .case import Case
 
 CASES: tuple[Case, ...] = (
@@ -135,6 +146,42 @@ CASES: tuple[Case, ...] = (
         "Do components of random heads reach readers?",
         "no score above 0.45",
         mechanisms.no_channels,
+    ),
+    Case(
+        "channel list",
+        "Do the planted channels head the list of all channels, by name?",
+        "the three of them at 0.6002 and significant, all others below 0.45",
+        channels.listed_channels,
+    ),
+    Case(
+        "channel list, null",
+        "Is a channel of random weights significant?",
+        "no score above 0.45, none significant",
+        channels.no_listed_channels,
+    ),
+    Case(
+        "closed channel",
+        "Does the reader's score fall by the closed form when its component is removed?",
+        "within 1e-3, another component a tenth at most, the model bit for bit after",
+        channels.a_closed_channel,
+    ),
+    Case(
+        "pointer",
+        "Do one component of a pointer reach two of seven items and two all, and does patching them turn the answer round?",
+        "2, 2, 7 items, the planted ones; FLDD 2, other components 0",
+        channels.a_pointer,
+    ),
+    Case(
+        "rotary channels",
+        "Are a channel to shared values, and one that holds at a distance, scored as planted?",
+        "V 0.6002 for the group alone, Q 0.6002 at its distance and the formula's at another",
+        channels.turned_channels,
+    ),
+    Case(
+        "channels, refused",
+        "Are components, heads and distances that do not exist refused?",
+        "6 of 6 refused",
+        channels.refused_channels,
     ),
     Case(
         "edits, closed forms",
