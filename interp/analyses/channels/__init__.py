@@ -1,5 +1,7 @@
 """Channels: which component of which head's write is read by which later head."""
 
+from .ablate import ComponentAblation
+from .ablate_result import ComponentAblationResult
 from .attention import Observed, Observer, PromptGroup, Readout, head_attention, metrics_of, prompt_groups, rank_readers
 from .component import Component, Head
 from .cosines import Match, correspondence, cosines
@@ -14,6 +16,8 @@ __all__ = [
     "ChannelResult",
     "Channels",
     "Component",
+    "ComponentAblation",
+    "ComponentAblationResult",
     "Components",
     "Factors",
     "Head",

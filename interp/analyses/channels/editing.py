@@ -206,12 +206,25 @@ def removals(
         changed = [index for index, value in enumerate(values) if value != 1.0]
         if changed:
             part = space.part(torch.tensor([1.0 - value for value in values], dtype=torch.float64).diag())
-            constant = _constant(lm, head, which, setting) if biases == "keep" else None
-            constant = torch.zeros_like(part[0]) if constant is None else constant.to(part)
+            constant = constant_of(lm, head, which=which, biases=biases, setting=setting).to(part)
             _check_sinks(lm, head, which, constant @ part)
             scales = {f"{head}.{index}": values[index] for index in changed}
             found.append(Removal(head, part, constant, scales))
     return found
+
+
+def constant_of(
+    lm: LM, head: Head, *, which: Which = "ov", biases: Biases = "keep", setting: Setting = DEFAULT
+) -> Float[Tensor, " d_head"]:
+    """What an edit leaves alone of a head's z (or q): what is in it whatever is read, float64; zeros with biases="edit"."""
+    folded = setting.folded and lm.weights.pre_norm
+    if which == "ov":
+        bias = lm.weights.b_V(head.layer, expand=True, folded=folded)
+    else:
+        bias = lm.weights.b_Q(head.layer, folded=folded)
+    if bias is None or biases == "edit":
+        return torch.zeros(lm.spec.d_head, dtype=torch.float64)
+    return bias[head.head].double()
 
 
 def changed_weights(
@@ -283,16 +296,6 @@ def _factors(lm: LM, head: Head, which: Which, setting: Setting, offset: int | N
                 factors.left @ torch.linalg.inv(turn), turn @ factors.right
             )  # tables are float32, so no transpose
     return Factors(factors.left[head.head, None], factors.right[head.head, None])
-
-
-def _constant(lm: LM, head: Head, which: Which, setting: Setting) -> Tensor | None:
-    """What is in y whatever is read, [d_head]; None where there is nothing."""
-    folded = setting.folded and lm.weights.pre_norm
-    if which == "ov":
-        bias = lm.weights.b_V(head.layer, expand=True, folded=folded)
-    else:
-        bias = lm.weights.b_Q(head.layer, folded=folded)
-    return None if bias is None else bias[head.head].double()
 
 
 def _check_sinks(lm: LM, head: Head, which: Which, kept: Tensor) -> None:
