@@ -71,7 +71,7 @@ MOST = 3
 class ChannelSteering(Analysis[SteeringResult]):
     """Write along one to three components of heads by hand, over a grid of strengths, and read attention and answer at every point."""
 
-    takes: ClassVar[str] = "prompts"
+    takes: ClassVar[str] = "pairs"
 
     components: tuple[str, ...] = ()
     """One to three components, such as 8.10.1. None given: the one that the first reader's query reads most of."""
