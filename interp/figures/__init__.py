@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from .export import save as save
 
 _MODULES = (
+    "channel_ablation",
+    "channel_flow",
+    "channel_laundry",
     "channel_map",
+    "channel_patching",
+    "channel_steering",
+    "channel_use",
+    "channel_words",
     "channels",
     "circuits",
     "depth",

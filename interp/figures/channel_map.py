@@ -168,7 +168,10 @@ def _about(result: "ChannelResult") -> str:
 
 
 def _words(words: Any) -> dict[str, list[tuple[str, list[str]]]]:
-    """Texts by component."""
+    """Texts by component, from a dictionary or from a result of ComponentWords."""
+    if hasattr(words, "words") and "token" in getattr(words, "data", {}):
+        names = [str(name) for name in words.data["component"].values]
+        return {name: list(words.words(name).items()) for name in names}
     if isinstance(words, dict):
         return {
             str(name): [(str(label), [str(word) for word in row]) for label, row in rows]
