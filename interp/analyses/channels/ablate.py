@@ -72,7 +72,7 @@ class ComponentAblation(Analysis[ComponentAblationResult]):
     takes: ClassVar[str] = "pairs"
 
     reader: str = ""
-    """The head whose attention is read, such as "9.9"; by default the one with the largest readout on the prompts."""
+    """The head whose attention is read, such as "9.9"; by default the one behind the writers with the largest readout on the prompts."""
     to: str = "IO"
     """Span that the reader should look at."""
     minus: str = "S1"
@@ -160,16 +160,8 @@ class ComponentAblation(Analysis[ComponentAblationResult]):
     def run(self, lm: LM, data: Any, store: Any = None) -> ComponentAblationResult:
         """Remove, read, put back; prompts of one length at a time."""
         prompts = self._tokens(lm, data)
-        offset, ranked = self._offset(lm, prompts), {}
-        name = self.reader
-        if not name:
-            table = rank_readers(lm, data, to=self.to, minus=self.minus, query=self.query, bos=self.bos, seed=self.seed)
-            table = table[(table["layer"] > 0) & table["score"].notna()]
-            if not len(table) or not table.iloc[0]["score"] > 0:
-                raise BadInput(
-                    f"no head of {lm.spec.name} looks more at {self.to!r} than at {self.minus!r}. Name a `reader`."
-                )
-            name, ranked = str(table.iloc[0]["name"]), {"reader_p": float(table.iloc[0]["p_adjusted"])}
+        offset = self._offset(lm, prompts)
+        name, ranked = (self.reader, {}) if self.reader else self._found(lm, data)
         readout = Readout(name, self.to, self.minus, self.query)
         trials = self.trials(lm, readout.reader, offset)
         groups = prompt_groups(lm, data, bos=self.bos, answers=self.answers, max_rows=self.max_rows)
@@ -189,6 +181,19 @@ class ComponentAblation(Analysis[ComponentAblationResult]):
             **({} if difference is None or difference < 0 else {"weight_difference": difference}),
         }  # fmt: skip
         return ComponentAblationResult(_dataset(lm, trials, groups, tables, readout, attrs))
+
+    def _found(self, lm: LM, data: Any) -> tuple[str, dict[str, float]]:
+        """The head with the largest readout behind the writers, and its p-value among all heads."""
+        how: dict[str, Any] = {"to": self.to, "minus": self.minus, "query": self.query, "bos": self.bos}
+        table = rank_readers(lm, data, answers=self.answers, seed=self.seed, **how)
+        last = max((Head.parse(name).layer for name in self.writers), default=0)
+        table = table[(table["layer"] > last) & (table["score"] > 0)]
+        if not len(table):
+            raise BadInput(
+                f"no head of {lm.spec.name} behind layer {last} looks more at {self.to!r} than at {self.minus!r}. Name a `reader`, or "
+                "other spans."
+            )
+        return str(table.iloc[0]["name"]), {"reader_p": float(table.iloc[0]["p_adjusted"])}
 
     def trials(self, lm: LM, head: Head, offset: int | None = None) -> list[Trial]:
         """Every edit, writer by writer, then those of all writers together. Raises `BadInput` for writers that do not come before."""

@@ -311,6 +311,7 @@ def rank_readers(
     minus: str = "S1",
     query: str = "last",
     bos: bool | None = None,
+    answers: Answers = "single",
     level: float = 0.95,
     seed: int = 0,
 ) -> "pd.DataFrame":
@@ -323,7 +324,7 @@ def rank_readers(
     import pandas as pd
 
     spans = Readout(Head(0, 0), to, minus, query).spans
-    prompts = token_prompts(lm, data, bos=bos)
+    prompts = token_prompts(lm, data, bos=bos, answers=answers)
     each = np.full((len(prompts), lm.spec.n_layers, lm.spec.n_heads, len(spans)), np.nan)
     for places in group_by_length(prompts).values():
         batch = to_batch([prompts[place] for place in places])

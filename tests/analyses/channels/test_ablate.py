@@ -45,12 +45,12 @@ def atlas():
 
 @pytest.fixture(scope="module")
 def task():
-    return reference.task("atlas", "ioi", 10)
+    return reference.task("atlas", "ioi", 6)
 
 
 @pytest.fixture(scope="module")
 def apart(atlas, task):
-    return ComponentAblation(reader="2.3", writers=("0.1", "1.1"), controls=4)(atlas, task)
+    return ComponentAblation(reader="2.3", writers=("0.1", "1.1"), controls=4, scales=(2.0,))(atlas, task)
 
 
 def looks(planted, prompts, keep):
@@ -182,7 +182,7 @@ def test_where_the_reader_looks_from_only(atlas, task):
 
 
 def test_batches_do_not_matter(atlas, task, apart):
-    again = ComponentAblation(reader="2.3", writers="1.1", controls=4, max_rows=4)(atlas, task)
+    again = ComponentAblation(reader="2.3", writers="1.1", controls=4, scales=(2.0,), max_rows=4)(atlas, task)
     assert np.abs(again.data["score"].values - apart.head("1.1")["score"].values).max() < 1e-5
     assert again.data["prompt"].equals(apart.data["prompt"])
     assert list(apart.data["prompt"].values) == [pair.clean.id for pair in task]
@@ -265,7 +265,7 @@ def test_tables_say_what_the_numbers_say(apart):
 
 def test_cost_is_said_before(atlas, task):
     small, large = (ComponentAblation(reader="2.3", writers="1.1", controls=n).cost(atlas, task) for n in (0, 50))
-    assert 0 < small.forwards < large.forwards and "1 writers on 10 prompts" in large.note
+    assert 0 < small.forwards < large.forwards and "1 writers on 6 prompts" in large.note
 
 
 # -- refusals -----------------------------------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def test_options_that_mean_nothing_are_refused(options, message):
     [
         ({"reader": "9.9"}, BadInput, "layers 0 to 3"),
         ({"reader": "0.1"}, BadInput, "Name a later reader"),
-        ({"writers": ("3.3",)}, BadInput, "cannot hear '3.3'"),
+        ({"writers": ("3.3",)}, BadInput, "no head of atlas behind layer 3"),
         ({"to": "giver"}, SpanError, "no span 'giver'; it has"),
         ({"offset": 3}, BadInput, "offset=3 is for queries and keys of rotary models"),
     ],
@@ -303,6 +303,12 @@ def test_options_that_mean_nothing_are_refused(options, message):
 def test_what_does_not_fit_the_model_or_the_prompts_is_refused(atlas, task, options, error, message):
     with pytest.raises(error, match=message):
         ComponentAblation(**options)(atlas, task[:3])
+
+
+def test_a_reader_is_looked_for_behind_the_writers_also_with_long_answers(atlas, task):
+    prompts = [Prompt(pair.clean.text, " a very long answer", None, pair.clean.spans) for pair in task[:4]]
+    result = ComponentAblation(writers="1.1", answers="first", controls=0, scales=())(atlas, prompts)
+    assert result.data.attrs["reader"].split(".")[0] in ("2", "3")
 
 
 def test_no_prompts_and_a_reader_that_weighs_nothing(atlas, task):

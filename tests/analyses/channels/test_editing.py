@@ -33,7 +33,17 @@ def atlas():
 
 @pytest.fixture(scope="module")
 def atlas64():
-    return reference.load("atlas", dtype="float64")
+    return reference.load("atlas", dtype="float64", check=False)
+
+
+@pytest.fixture(scope="module")
+def stories(real_models):
+    return interp.load(real_models / "stories260K-llama", check=False)
+
+
+@pytest.fixture(scope="module")
+def chat(real_models):
+    return interp.load(real_models / "tinytalk-chat", check=False)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +135,22 @@ def test_what_is_written_falls_by_what_the_component_wrote_and_nothing_else(atla
     change = run[sites[2]] - after
     change = change - change.mean(-1, keepdim=True)  # the folded component says nothing of the mean
     assert float(gone.norm()) > 0.1 and torch.allclose(change, gone, atol=1e-9)
+
+
+def test_scores_fall_by_what_the_component_of_qk_gave(atlas64):
+    """K2 for QK: the score of a query and a key falls by (x_q · u) s (v · x_k) / sqrt(d_head), up to a shift of all keys."""
+    lm, batch, pattern = atlas64, some_tokens(atlas64), "blocks.1.attn.hook_pattern"
+    run = lm.run(batch, capture=[pattern, "blocks.1.hook_resid_pre"])
+    x = run["blocks.1.hook_resid_pre"] - run["blocks.1.hook_resid_pre"].mean(-1, keepdim=True)
+    x = (x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt())[:, :, None]
+    parts = decompose(lm, 1, which="qk")
+    u, s, v = parts.read[2, 1], parts.values[2, 1], parts.write[2, 1]
+    gone = s * (x[:, -1] @ u) * (x[:, :, 0] @ v) / lm.spec.d_head**0.5  # [row, key]
+    with edit_components(lm, "1.2.1", which="qk"):
+        after = lm.run(batch, capture=pattern)[pattern][:, 2, -1].log()
+    change = run[pattern][:, 2, -1].log() - after
+    assert float(gone.std()) > 0.01
+    assert torch.allclose(change - change.mean(1, keepdim=True), gone - gone.mean(1, keepdim=True), atol=1e-9)
 
 
 # -- an independent surgeon ----------------------------------------------------------------------------------------------
@@ -264,9 +290,8 @@ def test_a_run_under_the_edit_is_the_edited_model(family):
     assert float((edited - acted).abs().max()) < 1e-4 and float((edited - plain).abs().max()) > 1e-3
 
 
-def test_real_models_too(real_models):
-    for name in ("stories260K-llama", "tinytalk-chat"):
-        lm = interp.load(real_models / name, check=False)
+def test_real_models_too(stories, chat):
+    for lm in (stories, chat):
         batch = some_tokens(lm)
         plain = lm.run(batch).logits
         with edit_components(lm, {"2.1.0": 0.0, "3.4.1": 2.0}):
@@ -350,8 +375,8 @@ def test_projections_are_projections(atlas64):
     assert torch.allclose(removals(atlas64, ["1.2.1", "1.2.4"])[0].part, first + second, atol=1e-13)
 
 
-def test_another_distance_is_another_matrix(real_models):
-    lm = interp.load(real_models / "stories260K-llama", check=False)
+def test_another_distance_is_another_matrix(stories):
+    lm = stories
     near, far = qk(lm, 1, offset=1).matrix(2), qk(lm, 1, offset=9).matrix(2)
     with edit_components(lm, "1.2.0", which="qk", offset=1):
         ranks = [torch.linalg.matrix_rank(qk(lm, 1, offset=offset).matrix(2), rtol=1e-5) for offset in (1, 9)]
@@ -417,8 +442,7 @@ def test_what_cannot_be_meant_is_refused(atlas, names, options, message):
         component_edit(atlas, names, **options)
 
 
-def test_a_bias_with_nowhere_to_go_is_said(real_models, atlas, monkeypatch):
-    chat = interp.load(real_models / "tinytalk-chat", check=False)
+def test_a_bias_with_nowhere_to_go_is_said(chat, atlas, monkeypatch):
     with (
         pytest.raises(BadInput, match=r"has no b_Q that could keep.*biases='edit'"),
         edit_components(chat, "1.2.0", which="qk"),
