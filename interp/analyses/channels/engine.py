@@ -35,8 +35,8 @@ from .factors import DEFAULT, KINDS, Factors, Setting, ov, qk
 if TYPE_CHECKING:
     from interp.core.lm import LM
 
-TILE = 16_000_000
-"""Bytes of a product that are held at once; several megabytes run at the speed of one large product, and stay in the cache."""
+TILE = 8_000_000
+"""Bytes of a product that are held at once: few enough to stay in the cache, and enough to run at the speed of one large product."""
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 """Of products; singular values and statistics are float64 always."""
@@ -47,7 +47,7 @@ class Readers:
     """How the heads of one layer read through one input: `|x M| / |M|_F` = `|x base turn|`, per head."""
 
     base: Tensor
-    """[d_model, group * d_head]; one group a head, or one for all query heads that share keys and values."""
+    """[d_model, group, d_head]; one group a head, or one for all query heads that share keys and values."""
     turn: Tensor | None
     """[group, d_head, heads of the group * d_head] where there are fewer groups than heads."""
     spectrum: Tensor
@@ -66,7 +66,7 @@ class Readers:
     def to(self, dtype: torch.dtype, device: "str | torch.device" = "cpu") -> "Readers":
         """The same in another precision, on another device; the spectrum stays as it is."""
         turn = None if self.turn is None else self.turn.to(device, dtype)
-        return Readers(self.base.to(device, dtype), turn, self.spectrum)
+        return Readers(self.base.to(device, dtype).contiguous(), turn, self.spectrum)
 
     def unread(self) -> "Readers":
         """The same heads, none of which reads."""
@@ -74,20 +74,18 @@ class Readers:
 
     def only(self, head: int) -> "Readers":
         """One of the heads."""
-        heads, size = self.spectrum.shape
-        own = slice(head * size, (head + 1) * size)
+        own = self.spectrum[head : head + 1]
         if self.turn is None:
-            return Readers(self.base[:, own], None, self.spectrum[head : head + 1])
-        group, place = divmod(head, heads // len(self.turn))
-        shared = self.base[:, group * size : (group + 1) * size]
-        return Readers(
-            shared @ self.turn[group, :, place * size : (place + 1) * size], None, self.spectrum[head : head + 1]
-        )
+            return Readers(self.base[:, head : head + 1], None, own)
+        size = own.shape[1]
+        group, place = divmod(head, len(self.spectrum) // len(self.turn))
+        turn = self.turn[group, :, place * size : (place + 1) * size]
+        return Readers((self.base[:, group] @ turn)[:, None], None, own)
 
 
 @dataclass(frozen=True)
 class Writers:
-    """What the components of one layer's heads write."""
+    """What the components of heads write, of one layer or of several, one after the other."""
 
     directions: Tensor
     """Unit rows [head, component, d_model]; zeros where a head has no such component. Signs are arbitrary."""
@@ -115,8 +113,12 @@ class Writers:
         """
         heads = len(self.directions)
         rows = rearrange(self.directions, "head component d -> (head component) d")
-        step = max(1, tile // (readers.spectrum.numel() * rows.element_size()))
-        parts = [_lengths(rows[start : start + step] @ readers.base, readers) for start in range(0, len(rows), step)]
+        base = rearrange(readers.base, "d group h -> d (group h)")
+        step = min(len(rows), max(1, tile // (readers.spectrum.numel() * rows.element_size())))
+        held, parts = rows.new_empty(step, base.shape[1]), []
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            parts.append(_lengths(torch.mm(part, base, out=held[: len(part)]), readers))
         scores = rearrange(torch.cat(parts), "(head component) reader -> head component reader", head=heads).cpu()
         known = (self.known[:, :, None] & readers.known).cpu()
         if not bool(scores.isfinite().logical_or(~known).all()):
@@ -178,14 +180,14 @@ def _readers(left: Tensor, own: Tensor, other: Tensor, groups: int, spectrum: Te
     turn = other.mT * torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))[:, None, None]  # zero only if M is
     share = len(left) // groups
     if share == 1:
-        return Readers(rearrange(left @ turn, "head d h -> d (head h)"), None, spectrum)
+        return Readers(rearrange(left @ turn, "head d h -> d head h"), None, spectrum)
     first = left[::share]
     if not torch.equal(first.repeat_interleave(share, dim=0), left):
         raise BadInput(f"{len(left)} heads in {groups} groups do not share their factors. Give one group a head.")
     base, triangle = torch.linalg.qr(first)
     turn = triangle.repeat_interleave(share, dim=0) @ turn
     turn = rearrange(turn, "(group head) k h -> group k (head h)", group=groups)
-    return Readers(rearrange(base, "group d h -> d (group h)"), turn, spectrum)
+    return Readers(rearrange(base, "group d h -> d group h"), turn, spectrum)
 
 
 def write_layer(lm: "LM", layer: int, setting: Setting = DEFAULT) -> Writers:

@@ -108,25 +108,23 @@ class Channels(Analysis[ChannelResult]):
             kinds=sizes[0], layers=sizes[1], heads=sizes[2], components=sizes[3], free=free(lm, self.setting), top=self.top,
             rank_by=self.rank_by, held=count <= self.most, dtype=dtype,
         )  # fmt: skip
-        values = np.zeros((spec.n_layers, spec.n_heads, spec.d_head))
-        spectrum = np.full((len(plan), spec.n_layers, spec.n_heads, spec.d_head), np.nan)
+        values = torch.zeros(sizes[1:], dtype=torch.float64)
+        spectrum = np.full(sizes, np.nan)
         layers = _layers_at_once(lm, dtype)
-        total = len(plan) * spec.n_layers * (spec.n_layers - 1) / 2
-        with Progress("channels", total) as progress:
+        held = torch.empty(layers, *sizes[2:], spec.d_model, dtype=dtype, device=device)
+        with Progress("channels", len(plan) * spec.n_layers * (spec.n_layers - 1) / 2) as progress:
             for first in range(0, spec.n_layers, layers):
-                writers: dict[int, Writers] = {}
                 for layer in range(first, spec.n_layers):
                     said, inputs = self._layer(lm, layer, plan)
+                    early = slice(first, min(layer, first + layers))
                     for index, readers in inputs.items():
                         spectrum[index, layer] = readers.spectrum.cpu().numpy()
-                        near = readers.to(dtype, device)
-                        for writer, earlier in writers.items():
-                            tally.add(index, writer, layer, earlier.score(near), earlier)
-                        progress.update(len(writers))
+                        there = held[: early.stop - first]
+                        tally.take(index, there, values[early], first, layer, readers.to(dtype, device))
+                        progress.update(len(there))
                     if layer < first + layers:
-                        writers[layer] = said.to(dtype, device)
-                        values[layer] = said.values.cpu().numpy()
-        result = ChannelResult(self._dataset(lm, plan, tally, values, spectrum))
+                        held[layer - first], values[layer] = said.directions, said.values
+        result = ChannelResult(self._dataset(lm, plan, tally, values.numpy(), spectrum))
         result.data["top_p"] = ("channel", _p_values(result))
         return result
 
@@ -212,7 +210,7 @@ def _p_values(result: ChannelResult) -> np.ndarray:
 
 def _layers_at_once(lm: "LM", dtype: torch.dtype) -> int:
     """How many layers' write directions fit into `HELD`."""
-    return max(1, HELD // (lm.spec.n_heads * lm.spec.d_head * lm.spec.d_model * dtype.itemsize))
+    return max(1, min(lm.spec.n_layers, HELD // (lm.spec.n_heads * lm.spec.d_head * lm.spec.d_model * dtype.itemsize)))
 
 
 def _device(lm: "LM") -> str:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from .engine import Writers
+from .engine import Readers, Writers
 
 PAIR = ("total", "best", "best_z", "mean", "sd")
 BIN = 0.05
@@ -25,11 +26,13 @@ BIN = 0.05
 ALIKE = 1e-12
 """Squares about the mean, as a share of a head's squared scores, below which components score alike but for rounding."""
 MANY = 1 << 14
+AT_ONCE = 1 << 20
+"""Scores whose statistics are computed at once."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Scores of one layer's components into another layer's heads, through one input."""
+    """Scores of components into the heads of one layer, through one input."""
 
     scores: Tensor
     """[writer head, component, reader head]; NaN where there is nothing to score."""
@@ -41,11 +44,11 @@ class Tile:
     """Components that have no z because all others of their head score alike."""
 
 
-def tile_of(scores: Tensor, writers: Writers) -> Tile:
-    """The statistics of one tile. Components without a score count for nothing."""
+def tile_of(scores: Tensor, values: Tensor) -> Tile:
+    """The statistics of one tile; `values` are singular values [writer head, component]. Components without a score count for nothing."""
     known = scores.isfinite()
     c = scores.double().masked_fill(~known, 0.0)
-    energy = writers.values.square()[:, :, None] * known  # s² [head, component, reader]
+    energy = values.square()[:, :, None] * known  # s² [head, component, reader]
     total = ((energy * c.square()).sum(1) / energy.sum(1)).sqrt()
     n = known.sum(1)  # [head, reader]
     mean = c.sum(1) / n
@@ -82,14 +85,31 @@ class Tally:
         self.top = Top(top, self.shape)
         self.rank_by, self.alike, self.scored = rank_by, 0, 0
 
-    def add(self, kind: int, writer: int, reader: int, scores: Tensor, writers: Writers) -> None:
-        """Take in the scores of layer `writer` into layer `reader`."""
-        tile = tile_of(scores, writers)
-        for name in PAIR:
-            self.pair[name][kind, writer, :, reader] = tile.pair[name].numpy()
-        self.best_component[kind, writer, :, reader] = tile.pair["best_component"].numpy()
+    def take(self, kind: int, directions: Tensor, values: Tensor, first: int, reader: int, readers: Readers) -> None:
+        """Score the writers of neighbouring layers, from layer `first` on, with the readers of layer `reader`, and count the scores.
+
+        `directions` [layer, head, component, d_model] and `values` [layer, head, component] are those of `Writers`.
+        """
+        step = max(1, AT_ONCE // (self.shape[2] * self.shape[3] * self.shape[5]))
+        for start in range(0, len(directions), step):
+            part = slice(start, min(start + step, len(directions)))
+            said = Writers(directions[part].flatten(0, 1), values[part].flatten(0, 1))
+            self.add(kind, slice(first + part.start, first + part.stop), reader, said.score(readers), said.values)
+
+    def add(self, kind: int, layers: slice, reader: int, scores: Tensor, values: Tensor) -> None:
+        """Take in scores [writer head, component, reader head] of some neighbouring layers into layer `reader`.
+
+        `values` are the singular values [writer head, component].
+        """
+        tile, heads = tile_of(scores, values), self.shape[2]
+        for name, array in (*self.pair.items(), ("best_component", self.best_component)):
+            array[kind, layers, :, reader] = rearrange(
+                tile.pair[name], "(layer head) reader -> layer head reader", head=heads
+            )
         if self.scores is not None:
-            self.scores[kind, writer, :, :, reader] = scores.numpy()
+            self.scores[kind, layers, :, :, reader] = rearrange(
+                scores, "(layer head) i reader -> layer head i reader", head=heads
+            )
         known = scores[scores.isfinite()].double()
         bins = self.histogram.shape[1]
         place = (known * (self.unit / BIN)).long().clamp(max=bins - 1)  # a score of 1 belongs to the last
@@ -97,7 +117,7 @@ class Tally:
         self.scored += len(known)
         self.alike += tile.alike
         keys = tile.scores.double() if self.rank_by == "score" else tile.z
-        self.top.offer(keys, (kind, writer, reader), tile.scores, tile.z)
+        self.top.offer(keys, (kind, layers.start, reader), tile.scores, tile.z)
 
 
 class Top:
@@ -109,9 +129,10 @@ class Top:
         self.values: tuple[np.ndarray, ...] | None = None
 
     def offer(self, keys: Tensor, where: tuple[int, int, int], *values: Tensor, first: int = 0) -> None:
-        """Take what belongs in the list from a tile [writer head, component, reader head, ...], which begins with the head `first`.
+        """Take what belongs in the list from a tile [writer head, component, reader head, ...].
 
-        `keys` rank, and NaN is never ranked; `values` are kept beside them. `where` is the tile's kind, writer and reader layer.
+        `keys` rank, and NaN is never ranked; `values` are kept beside them. `where` is the tile's kind, the layer of its first writer, and
+        its readers' layer; `first` is the number of that writer in its layer, and writers go on into the layers that follow.
         """
         flat = keys.flatten()
         floor = self.keys[-1] if len(self.keys) == self.size else -np.inf
@@ -121,8 +142,9 @@ class Top:
         if not len(chosen):
             return
         head, component, *reader = np.unravel_index(chosen.numpy(), tuple(keys.shape))
-        kind, writer_layer, reader_layer = (np.full_like(head, place) for place in where)
-        ids = np.ravel_multi_index((kind, writer_layer, head + first, component, reader_layer, *reader), self.shape)
+        kind, reader_layer = np.full_like(head, where[0]), np.full_like(head, where[2])
+        layer, head = np.divmod(where[1] * self.shape[2] + first + head, self.shape[2])
+        ids = np.ravel_multi_index((kind, layer, head, component, reader_layer, *reader), self.shape)
         merged = np.r_[self.keys, flat[chosen].numpy()]
         everything = np.r_[self.ids, ids]
         order = np.lexsort((everything, -merged))[: self.size]
