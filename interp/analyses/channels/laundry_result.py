@@ -10,6 +10,7 @@ from interp.core.errors import BadInput, one_of
 from interp.core.stats import bootstrap_ci
 
 from .laundry_rules import RULES
+from .steer_result import MARGIN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +41,7 @@ class LaundryResult(Result):
     attrs: reader, found (what was not given, but found on training prompts), mode, absent (controls the model does not have), offset.
     """
 
-    figure: ClassVar[str] = ""
+    figure: ClassVar[str] = "laundry"
     main: ClassVar[str] = "logprob"
 
     @property
@@ -52,6 +53,11 @@ class LaundryResult(Result):
     def chance(self) -> xr.DataArray:
         """Accuracy of a guess among the things listed [length]."""
         return 1.0 / self.data["length"].astype(float)
+
+    @property
+    def arms(self) -> list[str]:
+        """`channel` and the controls; none without steering."""
+        return [str(name) for name in self.data["arm"].values] if self.steers else []
 
     @property
     def steers(self) -> bool:
@@ -130,13 +136,25 @@ class LaundryResult(Result):
         return xr.merge(tables, join="exact").assign(chance=self.chance, n=(~self.data["train"]).sum("prompt"))
 
     def owners(self, length: int, arm: str = "channel") -> xr.DataArray:
-        """The listed thing that the reader looks at most at each point, on average over training prompts [point]."""
-        return self._looks(length, arm).fillna(-1.0).argmax("item")
+        """The listed thing that the reader looks at most at each point of the grid, on average over training prompts, [axis_0, ...] with
+        the strengths as coordinates; -1 where none leads the next by more than 0.01."""
+        self._needs_steering()
+        one_of("length", length, self.lengths)
+        one_of("arm", arm, self.arms)
+        here = self.data.sel(length=length, arm=arm)
+        looks = (
+            here["steered_attention"].astype(float).where(here["train"]).mean("prompt").values[1:, :length]
+        )  # [point, item]
+        order = np.sort(looks, axis=1)
+        owner = np.where(order[:, -1] - order[:, -2] > MARGIN, looks.argmax(axis=1), -1)
+        alphas = self.data["alpha"].values[1:]
+        ticks = {f"axis_{axis}": np.unique(column) for axis, column in enumerate(alphas.T)}
+        return xr.DataArray(owner.reshape([len(one) for one in ticks.values()]), ticks, list(ticks), "owner")
 
     def reachable(self, arm: str = "channel") -> xr.DataArray:
         """How many places of the list the reader can be made to look at most [length]."""
         self._needs_steering()
-        one_of("arm", arm, [str(name) for name in self.data["arm"].values])
+        one_of("arm", arm, self.arms)
         return (self.data["region"].sel(arm=arm, drop=True) >= 0).sum("item")
 
     def editing(self, scoring: Scoring = "vocabulary", *, level: float = 0.95) -> xr.Dataset:
@@ -243,13 +261,6 @@ class LaundryResult(Result):
         one_of("scoring", scoring, SCORINGS)
         said = answered if scoring == "vocabulary" else logprob.fillna(-np.inf).argmax("item")
         return (said == self.data["missing"]).astype(float)
-
-    def _looks(self, length: int, arm: str) -> xr.DataArray:
-        self._needs_steering()
-        one_of("length", length, self.lengths)
-        one_of("arm", arm, [str(name) for name in self.data["arm"].values])
-        here = self.data.sel(length=length, arm=arm)
-        return here["steered_attention"].astype(float).where(here["train"]).mean("prompt")
 
     def _gain(self) -> xr.DataArray:
         table = self._tested().isel(arm=0)

@@ -55,11 +55,18 @@ def best_point(logprob: np.ndarray, missing: np.ndarray) -> int:
 
 
 def choose(
-    attention: np.ndarray, logprob: np.ndarray, missing: np.ndarray, unrepeated: np.ndarray, train: np.ndarray
+    attention: np.ndarray,
+    logprob: np.ndarray,
+    answered: np.ndarray,
+    *,
+    missing: np.ndarray,
+    unrepeated: np.ndarray,
+    train: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The point that each rule steers each prompt to, [prompt, rule], and the region of each thing [item] (-1: none).
 
-    `attention`, `logprob` [prompt, point, item]; `missing` and `unrepeated` (-1: unknown) are places in the list [prompt]; `train` is bool.
+    `attention`, `logprob` [prompt, point, item]; `answered` [prompt, point], `missing` and `unrepeated` (-1: unknown) [prompt] are places
+    in the list; `train` is bool.
     """
     n, items = len(missing), attention.shape[2]
     region = regions(attention[train])
@@ -81,18 +88,21 @@ def choose(
     consistent = at(share.argmax(axis=1)) if (region >= 0).any() else untouched
     chosen = {
         "unsteered": untouched, "oracle region": at(missing), "oracle point": points[missing],
-        "hindsight": _hindsight(logprob, missing), "single point": np.full(n, single), "own attention": at(attention[:, 0].argmax(axis=1)),
-        "own answer": at(logprob[:, 0].argmax(axis=1)), "self-consistent": consistent, "second list": at(unrepeated),
+        "hindsight": _hindsight(logprob, answered, missing), "single point": np.full(n, single),
+        "own attention": at(attention[:, 0].argmax(axis=1)), "own answer": at(logprob[:, 0].argmax(axis=1)), "self-consistent": consistent, "second list": at(unrepeated),
     }  # fmt: skip
     return np.stack([chosen[rule] for rule in RULES], axis=1), region
 
 
-def _hindsight(logprob: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """The point at which the right answer leads the other listed things by most [prompt]; an untouched run that is right stays."""
+def _hindsight(logprob: np.ndarray, answered: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """A point at which the right answer is the best token of all; where there is none, at which it is the best thing listed; else at which
+    it is nearest to that. Untouched, if that is as good [prompt]."""
     right = np.take_along_axis(logprob, missing[:, None, None], axis=2)[..., 0]
     others = np.where(np.arange(logprob.shape[2]) == missing[:, None, None], -np.inf, logprob).max(axis=2)
     lead = right - others  # [prompt, point]
-    return np.where(lead[:, 0] > 0, 0, lead.argmax(axis=1))
+    rank = (lead > 0).astype(int) + (answered == missing[:, None])  # 2: of all, 1: of the list
+    best = np.where(rank == rank.max(axis=1, keepdims=True), lead, -np.inf)
+    return np.where(rank[:, 0] == rank.max(axis=1), 0, best.argmax(axis=1))
 
 
 def _total(logprob: np.ndarray) -> np.ndarray:

@@ -180,7 +180,10 @@ class Runs:
             looks, says = (
                 self.columns[f"steered_{name}"][number, place, :, :, :items] for name in ("attention", "logprob")
             )
-            chosen, region = choose(looks, says, lists.missing, lists.unrepeated, self.train[items])
+            chosen, region = choose(
+                looks, says, self.columns["steered_answered"][number, place], missing=lists.missing, unrepeated=lists.unrepeated,
+                train=self.train[items],
+            )  # fmt: skip
             self.columns["chosen"][number, place] = chosen
             self.columns["region"][number, place, :items] = region
 
