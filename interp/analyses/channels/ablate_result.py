@@ -51,6 +51,7 @@ class ComponentAblationResult(Result):
     A drop is before - after: positive where the reader looks less at `to` (or the answer gets less) without what was removed.
     """
 
+    figure: ClassVar[str] = "channel_ablation"
     main: ClassVar[str] = "score"
     effect: ClassVar[bool] = True
 
