@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from interp.core.errors import BadInput, one_of
@@ -93,17 +94,22 @@ class Ability:
         none = torch.zeros_like(close[:, :1])
         return (s > 0) & ~torch.cat([none, close], 1) & ~(torch.cat([close, none], 1) & (s > 0))
 
-    def scores(self, layer: int, kind: str, reader_layer: int) -> tuple[Tensor, Tensor]:
+    def scores(
+        self, layer: int, kind: str, reader_layer: int, *, dtype: torch.dtype = torch.float64
+    ) -> tuple[Tensor, Tensor]:
         """Scores of the components of a layer's heads with the heads of a later one, and their z, [head, component, reader head].
 
-        NaN beyond a writer's rank and for a reader that is zero.
+        NaN beyond a writer's rank and for a reader that is zero. `dtype` is that of the products.
         """
         if (reader_layer, kind) not in self._sides:
             offset = None if kind == "V" else self.offset
             self._sides[reader_layer, kind] = reader(self.lm, reader_layer, kind, self.setting, offset=offset).side
-        side = self._sides[reader_layer, kind]  # [reader head, d_model, d_head]
+        side = self._sides[reader_layer, kind]
+        read = rearrange(side, "reader d h -> d (reader h)").to(dtype)
         write = self.parts(layer).write
-        score = torch.stack([(write @ one).norm(dim=-1) for one in side], dim=-1)
+        product = rearrange(write, "head component d -> (head component) d").to(dtype) @ read
+        squares = rearrange(product.square(), "row (reader h) -> row reader h", reader=len(side)).sum(dim=-1)
+        score = rearrange(squares.sqrt(), "(head component) reader -> head component reader", head=len(write))
         return score, outstanding(score.movedim(1, -1)).movedim(-1, 1)
 
     def of(self, channels: Sequence[Channel]) -> tuple[list[float], list[float]]:
@@ -143,7 +149,7 @@ class Ability:
                 if not (mine.any() and may_read[later].any()):
                     continue
                 for kind in kinds:
-                    score, z = self.scores(layer, kind, later)
+                    score, z = self.scores(layer, kind, later, dtype=torch.float32)  # a search; `of` says the numbers
                     value = (z if by == "z" else score).masked_fill(~mine[..., None], torch.nan)
                     found += _best(value[:, :, may_read[later]], n, layer, kind, later, may_read[later])
             found = sorted(found, key=lambda item: -item[0])[:n]

@@ -63,19 +63,17 @@ class Heard:
 class ReaderHead:
     """The reading side of one head, float64 on the CPU."""
 
-    def __init__(self, lm: "LM", head: Head) -> None:
+    def __init__(self, lm: "LM", head: Head, *, projections: "Sequence[Tensor | None] | None" = None) -> None:
+        """`projections` are those of its layer, where they are known already."""
         self.lm, self.head = lm, head
         weights, spec, layer, at = lm.weights, lm.spec, head.layer, head.head
         self.group = at // (spec.n_heads // spec.n_kv_heads)
-        folded = weights.pre_norm
-        self.W = torch.stack(
-            [
-                _wide(weights.W_Q(layer, folded=folded)[at]),
-                *(_wide(get(layer, folded=folded)[self.group]) for get in (weights.W_K, weights.W_V)),
-            ]
-        )  # [3, d_model, d_head]
-        biases = (get(layer, folded=folded) for get in (weights.b_Q, weights.b_K, weights.b_V))
         places = (at, self.group, self.group)
+        *matrices, b_Q, b_K, b_V = projections or projections_of(lm, layer)
+        biases = b_Q, b_K, b_V
+        self.W = torch.stack(
+            [_wide(W[place]) for W, place in zip(matrices, places, strict=True) if W is not None]
+        )  # [3, d_model, d_head]
         self.b = torch.stack(
             [
                 torch.zeros(spec.d_head).double() if bias is None else _wide(bias[place])
@@ -233,6 +231,13 @@ class ReaderHead:
     def _turn(self, x: Tensor) -> Tensor:
         """x [..., pos, d_head] turned by its positions."""
         return torch.einsum("...ph,phe->...pe", x, self._table(x.shape[-2])) if self._rotary else x
+
+
+def projections_of(lm: "LM", layer: int) -> "list[Tensor | None]":
+    """W_Q, W_K, W_V and their biases of a layer, all heads, with the norm before them folded in where there is one."""
+    weights, folded = lm.weights, lm.weights.pre_norm
+    views = weights.W_Q, weights.W_K, weights.W_V, weights.b_Q, weights.b_K, weights.b_V
+    return [view(layer, folded=folded) for view in views]
 
 
 def centred(x: Tensor, seen: Tensor) -> Tensor:

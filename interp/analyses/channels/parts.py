@@ -14,7 +14,7 @@ from interp.core.site import Site
 from .able import Ability, Channel
 from .component import Head
 from .factors import ov
-from .listening import Heard, ReaderHead, centred
+from .listening import Heard, ReaderHead, centred, projections_of
 
 if TYPE_CHECKING:
     from interp.core.lm import LM
@@ -55,7 +55,9 @@ class Split:
     def __init__(self, lm: "LM", able: Ability, channels: Sequence[Channel]) -> None:
         self.lm, self.channels = lm, list(channels)
         self.links = list(dict.fromkeys((channel.kind, channel.reader) for channel in channels))
-        self.readers = {head: ReaderHead(lm, head) for head in dict.fromkeys(channel.reader for channel in channels)}
+        heads = list(dict.fromkeys(channel.reader for channel in channels))
+        known = {layer: projections_of(lm, layer) for layer in {head.layer for head in heads}}
+        self.readers = {head: ReaderHead(lm, head, projections=known[head.layer]) for head in heads}
         self.depth = max(head.layer for head in self.readers)
         layers = range(self.depth)
         self._out = [lm.weights.W_O(layer).detach().double().cpu() for layer in layers]  # [head, d_head, d_model]
@@ -88,13 +90,11 @@ class Split:
         keys = [_mask(span, len(wide[self.first[0]])) for span in spans.values()]
         asked = {link: self._ask(link, heard[link[1]], queries, keys) for link in self.links}
         posts = [self._post(wide, layer) for layer in range(self.depth)]
-        out = {name: np.full((len(self.links), *rest), np.nan) for name, rest in (
-            ("source_read", (len(self.sources), len(keys))), ("source_share", (len(self.sources),)), ("remainder", ()), ("total", ()),
-        )}  # fmt: skip
-        for place, link in enumerate(self.links):
-            parts, out["remainder"][place] = self._all(wide, posts, link, heard[link[1]], asked[link])
-            out["source_read"][place], out["source_share"][place] = parts[:, :-1], parts[:, -1]
-            out["total"][place] = asked[link].total
+        parts, remainder = self._all(wide, posts, heard, asked)
+        out = {
+            "source_read": parts[:, :, :-1], "source_share": parts[:, :, -1], "remainder": remainder,
+            "total": np.array([asked[link].total for link in self.links]),
+        }  # fmt: skip
         shapes = {"write": (len(keys),), "read": (len(keys),), "loud": (), "head_share": (), "share": (), "size": ()}
         out |= {name: np.full((len(self.channels), *rest), np.nan) for name, rest in shapes.items()}
         for (owner, kind, reader), (places, write, right) in self._groups.items():
@@ -117,11 +117,14 @@ class Split:
         found: dict[tuple[Head, str, Head], list[int]] = {}
         for place, channel in enumerate(self.channels):
             found.setdefault((channel.writer.owner, channel.kind, channel.reader), []).append(place)
-        out = {}
+        out: dict[tuple[Head, str, Head], tuple[list[int], Tensor, Tensor]] = {}
+        right = {
+            layer: ov(self.lm, layer, able.setting).right.cpu() for layer in {owner.layer for owner, _, _ in found}
+        }
         for (owner, kind, reader), places in found.items():
             index = [self.channels[place].writer.index for place in places]
             write = able.parts(owner.layer).write[owner.head, index].cpu()
-            out[owner, kind, reader] = places, write, ov(self.lm, owner.layer, able.setting).right[owner.head].cpu()
+            out[owner, kind, reader] = places, write, right[owner.layer][owner.head]
         return out
 
     def _post(self, acts: Acts, layer: int) -> Tensor:
@@ -158,35 +161,50 @@ class Split:
         return Question(torch.stack([none if one is None else one for one in asked]), known, seen, total)
 
     def _all(
-        self, acts: Acts, posts: Sequence[Tensor], link: tuple[str, Head], heard: Heard, asked: Question
-    ) -> tuple[np.ndarray, float]:
-        """What each source contributes [source, span + 1], NaN for those after the reader; and the relative remainder, checked."""
-        kind, head = link
-        pulled, bias, whole = self.readers[head].pull(kind, heard, asked.D)  # [n, pos, d_model]
-
-        def read(written: Tensor) -> Tensor:
-            return torch.einsum("pd,npd->n", written, pulled)
-
-        parts = [read(acts[site]) for site in self.first]
-        for layer in range(head.layer):
-            through = pulled / posts[layer][:, None]
+        self,
+        acts: Acts,
+        posts: Sequence[Tensor],
+        heard: Mapping[Head, Heard],
+        asked: Mapping[tuple[str, Head], Question],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What each source contributes [link, source, span + 1], NaN for those after the reader; and relative remainders [link]."""
+        pulled = [self.readers[head].pull(kind, heard[head], asked[kind, head].D) for kind, head in self.links]
+        functions = torch.stack([one[0] for one in pulled])  # [link, n, pos, d_model]
+        bias, whole = (torch.stack([one[place] for one in pulled]) for place in (1, 2))  # [link, n]
+        parts = torch.full((len(self.links), len(self.sources), functions.shape[1]), torch.nan, dtype=torch.float64)
+        depth = torch.tensor([head.layer for _, head in self.links])
+        parts[:, -1] = bias
+        for place, site in enumerate(self.first):
+            parts[:, place] = torch.einsum("pd,lnpd->ln", acts[site], functions)
+        start = len(self.first)
+        for layer in range(self.depth):
+            above = depth > layer
+            heads = torch.einsum("phk,hkd->phd", acts[Site("z", layer)], self._out[layer])
+            rest = self._bias[layer].expand(len(heads), 1, -1)
+            said = torch.cat([heads, rest], dim=1) / posts[layer][:, None, None]  # [pos, head + 1, d_model]
             if (gain := self._gain[layer]) is not None:
-                through = through * gain
-            each = torch.einsum("npd,hkd->nphk", through, self._out[layer])
-            heads = torch.einsum("nphk,phk->hn", each, acts[Site("z", layer)])
-            rest = (through @ self._bias[layer]).sum(dim=-1)
-            parts += [*heads, rest, read(acts[Site("mlp_out", layer)])]
-        later = len(self.sources) - 1 - len(parts)
-        stacked = torch.stack([*parts, *[torch.full_like(bias, torch.nan)] * later, bias])
-        largest = torch.maximum(stacked.nan_to_num().abs().amax(dim=0), whole.abs())
-        off = (stacked.nan_to_num().sum(dim=0) - whole).abs() / torch.where(largest > 0, largest, 1.0)
+                said = said * gain
+            said = torch.cat([said, acts[Site("mlp_out", layer)][:, None]], dim=1)
+            parts[above, start : start + said.shape[1]] = torch.einsum("psd,lnpd->lsn", said, functions[above])
+            start += said.shape[1]
+        remainder = np.array(
+            [self._checked(link, parts[place], whole[place], asked[link]) for place, link in enumerate(self.links)]
+        )
+        known = torch.stack([asked[link].known for link in self.links])
+        return torch.where(known[:, None], parts, torch.nan).numpy(), remainder
+
+    def _checked(self, link: tuple[str, Head], parts: Tensor, whole: Tensor, asked: Question) -> float:
+        """How far the sum of parts [source, n] is from the whole [n], over the largest; refused beyond rounding."""
+        held = parts.nan_to_num()
+        largest = torch.maximum(held.abs().amax(dim=0), whole.abs())
+        off = (held.sum(dim=0) - whole).abs() / torch.where(largest > 0, largest, 1.0)
         worst = float(torch.where(asked.known, off, 0.0).max())
         if not worst <= TOLERANCE[self.lm.spec.dtype]:
             raise InterpError(
-                f"what all writers contribute to {kind} of head {head} of {self.lm.spec.name} should sum to its own, and is off by "
+                f"what all writers contribute to {link[0]} of head {link[1]} of {self.lm.spec.name} should sum to its own, and is off by "
                 f"{worst:.2g} of the largest part. This model writes something that is not a named component; the split would be wrong."
             )
-        return torch.where(asked.known, stacked, torch.nan).numpy(), worst
+        return worst
 
     def _components(
         self, link: tuple[str, Head], heard: Heard, asked: Question, acts: Acts, keys: Sequence[Tensor],

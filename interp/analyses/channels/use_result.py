@@ -41,6 +41,7 @@ class ChannelUseResult(Result):
         be told apart or do not exist), factors (what the reader's products are multiplied by, by reader).
     """
 
+    figure: ClassVar[str] = "channel_use"
     main: ClassVar[str] = "share"
     effect: ClassVar[bool] = True
 

@@ -76,6 +76,7 @@ class ComponentWordsResult(Result):
     attrs: which, offset (-1 for none), folded, left_out (rows of the tables that no text reaches), vocabulary (rows that were looked at).
     """
 
+    figure: ClassVar[str] = "channel_words"
     main: ClassVar[str] = "value"
     effect: ClassVar[bool] = True
 
