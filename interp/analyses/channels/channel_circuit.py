@@ -14,8 +14,9 @@ import numpy as np
 import xarray as xr
 
 from interp.core.analysis import Result
-from interp.core.errors import BadInput, one_of
-from interp.core.stats import spearman_permutation
+from interp.core.errors import BadInput
+
+from .channel_paths import agreement_table, at_least
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,6 @@ IOI_HEADS: dict[str, tuple[tuple[int, int], ...]] = {
 }
 """Heads of GPT-2 small on indirect objects: Wang et al. 2022 (arXiv 2211.00593), figure 2 and appendices; the last row, writers into
 the query of 9.9, from Merullo et al. 2024 (arXiv 2406.09519), who name the components 7.9.6, 8.6.2, 8.10.1, 3.0.1, 3.0.2 and 8.3.0."""
-MEASURES = ("best", "total", "loud")
 
 
 class ChannelCircuitResult(Result):
@@ -49,6 +49,7 @@ class ChannelCircuitResult(Result):
         tested        [layer, head]   bool: heads that could have been found
         with agree=True also
         best, total, loud [receiver, layer, head]     score of each head's strongest component, of the whole head, and total |OV|
+        linked        [receiver, layer, head]         bool: a channel from this head passed all tests (in the family "agreement")
         path_effect   [receiver, pair, layer, head]   path patching's effect on the logit difference; NaN above the receiver
     coords: edge (`8.10.1>Q:9.9`) with source, kind, destination, through and their numbers (component -1: the whole head);
         family; receiver; pair with known.
@@ -105,37 +106,20 @@ class ChannelCircuitResult(Result):
     def agreement(
         self, top: int = 5, *, measure: str = "best", known: bool = True, n: int = 9999, seed: int = 0
     ) -> "pd.DataFrame":
-        """Does what is able to talk matter to the answer? A row for each receiver, over all heads of earlier layers:
+        """Does what is able to talk matter to the answer? A row for each receiver, over all heads of earlier layers, and one for all:
 
         rho        rank correlation of the composition score with the magnitude of the mean path effect
-        p, p_layer permutation p-values, exchanging all heads, or only those of one layer
+        p, p_layer permutation p-values, exchanging the heads of a receiver, or only those of one layer
         overlap    how many of the `top` heads by score are among the `top` by path effect; `chance`, what is expected; p_overlap
-        `measure`  best (a head's strongest component), total (the whole head) or loud (total times |OV|: a head that writes more is
-                   heard more). Averages are over known pairs unless told otherwise.
-        """
-        import pandas as pd
+        linked     heads with a channel that passed all tests; effect_linked and effect_rest, mean magnitudes of theirs and the others'
+                   path effects; p_linked, that theirs are not larger, by permutation
 
-        one_of("measure", measure, MEASURES)
+        `measure` is best (a head's strongest component), total (the whole head) or loud (total times |OV|: a head that writes more is
+        heard more). Averages are over known pairs unless told otherwise.
+        """
         if "path_effect" not in self.data:
             raise BadInput("no path was patched. Run ChannelCircuit(agree=True) with pairs.")
-        keep = self.data["known"].values if known else np.ones(self.data.sizes["pair"], dtype=bool)
-        if not keep.any():
-            raise BadInput("the model gives the answer to none of the pairs. Use known=False.")
-        rows = []
-        for receiver in self.data["receiver"].values.tolist():
-            score = self.data[measure].sel(receiver=receiver).values
-            effect = np.abs(self.data["path_effect"].sel(receiver=receiver).values[keep].mean(axis=0))
-            able = np.isfinite(score) & np.isfinite(effect)
-            layer = np.broadcast_to(np.arange(len(score))[:, None], score.shape)[able]
-            x, y = score[able], effect[able]
-            rho, p, count = spearman_permutation(x, y, n=n, seed=seed, name=f"agreement {receiver}")
-            p_layer = spearman_permutation(x, y, within=layer.tolist(), n=n, seed=seed, name=f"within {receiver}").p
-            k = min(top, count)
-            overlap = len(set(np.argsort(-x, kind="stable")[:k]) & set(np.argsort(-y, kind="stable")[:k]))
-            chance = k * k / count if count else np.nan
-            rows.append((receiver, rho, p, p_layer, count, k, overlap, chance, _at_least(overlap, k, k, count)))
-        columns = ["receiver", "rho", "p", "p_layer", "heads", "top", "overlap", "chance", "p_overlap"]
-        return pd.DataFrame(rows, columns=columns)
+        return agreement_table(self.data, top, measure=measure, known=known, n=n, seed=seed)
 
     def recovered(self, roles: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, Any]:
         """Precision and recall of the heads found against known ones; see `recovered`."""
@@ -150,7 +134,7 @@ class ChannelCircuitResult(Result):
         named["heads on them"] = float(len(self.heads()))
         if "path_effect" in self.data:
             table = self.agreement(known=bool(self.data["known"].any()), n=999)
-            row = table.iloc[int(np.nan_to_num(np.abs(table["rho"].values)).argmax())]
+            row = table.iloc[-1]  # all receivers together
             named[f"rank correlation with path patching, {row['receiver']} (p = {row['p']:.2g})"] = float(row["rho"])
         elif self.data.sizes["edge"]:
             best = self.edges().sort_values("log10_p", kind="stable").iloc[0]
@@ -208,13 +192,6 @@ def recovered(
     }
     return {
         "precision": len(hits) / len(mine) if mine else float("nan"), "recall": len(hits) / len(known) if known else float("nan"),
-        "found": len(mine), "known": len(known), "among": len(universe), "p": _at_least(len(hits), len(mine), len(known), len(universe)),
+        "found": len(mine), "known": len(known), "among": len(universe), "p": at_least(len(hits), len(mine), len(known), len(universe)),
         "roles": share,
     }  # fmt: skip
-
-
-def _at_least(hits: int, drawn: int, marked: int, total: int) -> float:
-    """Chance of at least so many marked ones among those drawn."""
-    from scipy.stats import hypergeom
-
-    return float(hypergeom.sf(hits - 1, total, marked, drawn)) if total else float("nan")

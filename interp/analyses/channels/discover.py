@@ -17,8 +17,8 @@ A channel is kept if it passes three tests, and the result counts how many pass 
 3. the null that confirms, by default `shared`: a random direction out of those that this model's heads write. Corrected for all
    tests of the step as well. `shuffle` confirms against shuffled weights instead, one by one; `analytic` leaves this out.
 
-With `agree=True` and pairs, every head before the start is also patched along its path into the start's query, key or value, and the
-result says how well composition and path effects agree (`agreement`).
+With `agree=True` and pairs, every head before the start is also patched along its path into the start's query, key or value (and into
+those of the heads `into`), and the result says how well composition and path effects agree (`agreement`).
 
 Source. Merullo et al. 2024, "Talking Heads" (arXiv 2406.09519), sections 3 and 4. Deviations: tests with a stated null and a correction in
 place of a look at the largest; blocks of equal singular values are one node; whole heads are tested too.
@@ -29,6 +29,8 @@ When it misleads
 - Trained heads share directions, so the first test alone passes many; and a z of 4 is not rare among 64 components with heavy tails.
   Only together, and with the third, do they leave what one would bet on. In a null model they leave nothing.
 - The threshold on z is a choice. A channel of several components of one head, read equally, has small z in each of them.
+- Agreement can only be seen where the pairs differ in what the channel carries: where nothing moves along any path, ranks are noise. With
+  few heads before the start a rank correlation cannot be significant; bring more readers, `into`.
 - Steps are corrected one by one: a walk of many steps makes as many families, and each may err once in 1/alpha walks.
 - Component numbers depend on the setting (`folded`); the heads should not. Run both.
 - In rotary models queries and keys exist at a distance only: `offsets`, or kind V alone, which is what is done by default.
@@ -47,17 +49,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import xarray as xr
 
 from interp.core.analysis import Analysis, Cost
 from interp.core.errors import BadInput, one_of
 from interp.core.lm import LM
 
-from ..pairs import pair_groups, token_pairs
+from ..pairs import token_pairs
 from ..paths import PathPatching
-from ..paths.nodes import reading
-from .channel_circuit import MEASURES, ChannelCircuitResult
+from .channel_circuit import ChannelCircuitResult
+from .channel_paths import along_paths
 from .component import Component, Head
 from .decompose import single
 from .factors import KINDS, Setting
@@ -99,8 +100,10 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
     """Norm gains in the weights that read through them; else raw parameters."""
     agree: bool = False
     """Patch paths from every earlier head into the start's queries, keys and values, and compare; needs pairs."""
+    into: tuple[str, ...] = ()
+    """Further readers for agree, such as 1.0,1.2, so that there are more pairs to compare; the start's own head is always one."""
     at: str = "last"
-    """Position at which the start reads, for agree: last, a span, a token beside one (S1+1), all."""
+    """Position at which they read, for agree: last, a span, a token beside one (S1+1), all."""
     bos: bool | None = None
     """Put a BOS before each prompt; None follows the model's tokenizer."""
     rows: int = 64
@@ -109,7 +112,7 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
     """Names the shuffles."""
 
     def __post_init__(self) -> None:
-        for name in ("kinds", "offsets"):
+        for name in ("kinds", "offsets", "into"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, (value,) if isinstance(value, str | int) else tuple(value))
@@ -130,6 +133,10 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
         if self.start:
             named(self.start)
         PathPatching(at=self.at)  # says what is no position
+        for name in self.into:
+            Head.parse(name)
+        if self.into and not self.agree:
+            raise BadInput(f"into={self.into} are readers for path patching. Say agree=True, or leave them out.")
 
     @property
     def takes(self) -> str:  # type: ignore[override]
@@ -150,6 +157,9 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
                     f"start={self.start!r} lies in {where} layer, so there is nothing {'upstream' if layer == 0 else 'downstream'}. "
                     "Start elsewhere, or walk the other way."
                 )
+        for name in self.into:
+            if Head.parse(name).check(lm).layer == 0:
+                raise BadInput(f"into={name!r} lies in the first layer: nothing is written before it. Leave it out.")
         if self.agree:
             token_pairs(lm, data, bos=self.bos)
         elif data is not None:
@@ -175,10 +185,16 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
         seen: dict[str, tuple[int, Edge]] = {}
         for number, edge in edges:
             seen.setdefault(edge.name, (number, edge))
-        result = self._assemble(lm, bench, node, list(seen.values()), steps)
+        paths = None
         if self.agree and node is not None:
-            head = node.head if self.start else edges[0][1].target.node.head
-            result.data = result.data.merge(self._agreement(lm, bench, head, data), combine_attrs="no_conflicts")
+            own = node.head if self.start else edges[0][1].target.node.head
+            readers = list(dict.fromkeys([own, *map(Head.parse, self.into)]))
+            paths, steps["agreement"] = along_paths(
+                lm, bench, readers, rule, data, at=self.at, bos=self.bos, rows=self.rows
+            )
+        result = self._assemble(lm, bench, node, list(seen.values()), steps)
+        if paths is not None:
+            result.data = result.data.merge(paths, combine_attrs="no_conflicts")
         return result
 
     def cost(self, lm: LM, data: Any = None) -> Cost:
@@ -192,7 +208,7 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
             return Cost(bytes=weights, note=note)
         layer = named(self.start).layer if self.start else spec.n_layers - 1
         paths = PathPatching(receivers=(f"q:{layer}.0",), at=self.at, bos=self.bos, rows=self.rows).cost(lm, data)
-        n = len(self._bench(lm).kinds)
+        n = len(self._bench(lm).kinds) * (1 + len(self.into))
         return Cost(paths.forwards * n, paths.tokens * n, paths.bytes + weights, f"{note}, but for path patching")
 
     def _bench(self, lm: LM) -> Bench:
@@ -235,39 +251,6 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
             following = [edge.source if way == "upstream" else edge.through or edge.target.node for edge in step.kept]
             frontier = [node for node in dict.fromkeys(following) if node not in visited]
             visited |= set(frontier)
-
-    def _agreement(self, lm: LM, bench: Bench, head: Head, data: Any) -> xr.Dataset:
-        """Path effects of every head into the inputs of one, and their composition scores."""
-        targets = bench.targets(Node(head))
-        if not targets:
-            raise BadInput(
-                f"head {head} reads nothing: its matrices are zero. There is no path to patch; leave out agree."
-            )
-        groups, effects = pair_groups(lm, data, bos=self.bos, max_rows=self.rows), {}
-        for target in targets:
-            kind = bench.kinds[target.kind][0].lower()
-            if kind not in effects:  # a rotary model's query is one receiver at every distance
-                receiver = reading(kind, [(head.layer, head.head)], self.at, lm.spec)[0].name
-                effects[kind] = PathPatching(receivers=(receiver,), at=self.at, bos=self.bos, rows=self.rows).on(
-                    lm, groups
-                )
-        paths = [effects[bench.kinds[target.kind][0].lower()] for target in targets]
-        found = [
-            one.effects("logit_diff").isel(receiver=0, role=0).transpose("pair", "layer", "head").values
-            for one in paths
-        ]
-        effect = np.stack(found)
-        effect[:, :, head.layer :] = np.nan
-        measures = [_measures(bench, target) for target in targets]
-        columns: dict[str, Any] = {
-            name: (("receiver", "layer", "head"), np.stack([one[name] for one in measures])) for name in MEASURES
-        }
-        columns["path_effect"] = (("receiver", "pair", "layer", "head"), effect)
-        known = paths[0].data["known"]
-        coords = {
-            "receiver": [target.name for target in targets], "pair": known["pair"].values, "known": ("pair", known.values),
-        }  # fmt: skip
-        return xr.Dataset(columns, coords, {"freeze": paths[0].data.attrs["freeze"], "at": self.at})
 
     def _assemble(
         self, lm: LM, bench: Bench, node: Node | None, edges: Sequence[tuple[int, Edge]], steps: dict[str, Step]
@@ -349,18 +332,6 @@ def _readers(bench: Bench, node: Node) -> list[tuple[Node | None, Target]]:
     spec = bench.lm.spec
     heads = [Head(layer, head) for layer in range(node.head.layer + 1, spec.n_layers) for head in range(spec.n_heads)]
     return [(node, target) for head in heads for target in bench.targets(Node(head))]
-
-
-def _measures(bench: Bench, target: Target) -> dict[str, np.ndarray]:
-    """How well every head of an earlier layer could be heard by the target: `MEASURES`, each [layer, head], NaN where nothing can."""
-    found = {name: np.full((bench.lm.spec.n_layers, bench.lm.spec.n_heads), np.nan) for name in MEASURES}
-    for layer in range(target.layer):
-        parts, score = bench.parts(layer), bench.scores(layer, target.side)[0].nan_to_num(0.0)
-        loud, some = (parts.values * score).norm(dim=-1), parts.rank > 0
-        every = {"best": score.amax(dim=-1), "total": loud / parts.values.norm(dim=-1), "loud": loud}
-        for name, values in every.items():
-            found[name][layer] = torch.where(some, values, torch.nan).cpu().numpy()
-    return found
 
 
 def _piece(bench: Bench, node: Node) -> tuple[float, float]:

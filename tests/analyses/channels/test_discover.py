@@ -233,7 +233,7 @@ def test_agreement_with_paths_on_indirect_objects(atlas, tmp_path):
     assert found.data["path_effect"].sizes == {"receiver": 2, "pair": 16, "layer": 4, "head": 4}
     for measure in ("best", "total", "loud"):
         table = found.agreement(measure=measure)
-        assert table["receiver"].tolist() == ["Q:3.3", "K:3.3"] and (table["heads"] == 12).all()
+        assert table["receiver"].tolist() == ["Q:3.3", "K:3.3", "all"] and table["heads"].tolist() == [12, 12, 24]
         assert (table["rho"].abs() <= 1).all() and ((table["p"] > 0) & (table["p"] <= 1)).all()
         score = found.data[measure].sel(receiver="Q:3.3").values[:3].ravel()
         effect = np.abs(found.data["path_effect"].sel(receiver="Q:3.3").values[found.data["known"].values].mean(axis=0))
@@ -250,6 +250,34 @@ def test_agreement_with_paths_on_indirect_objects(atlas, tmp_path):
     assert any("rho" in line for line in again.report_lines()) and "path patching" in again._repr_html_()
     with pytest.raises(BadInput, match="'best', 'total' or 'loud'"):
         found.agreement(measure="score")
+
+
+def test_what_is_found_in_the_weights_of_atlas_is_what_carries_induction(atlas):
+    """0.2 into the keys of 1.1 and 1.2: of all 16 pairs of heads these two matter, where the earlier copy's predecessor is changed."""
+    pairs = []
+    for one in reference.task("atlas", "induction", 8):
+        clean = one.clean
+        start, end = clean.spans["first"]
+        said = (clean.text[start:end].strip(), clean.answer.strip())
+        other = next(word.strip() for word in clean.meta["candidates"] if word.strip() not in said)
+        moved = len(other) - (end - start)
+        spans = {"first": (start, end + moved), "after": tuple(place + moved for place in clean.spans["after"])}
+        text = clean.text[:start] + other + clean.text[end:]
+        pairs.append(PromptPair(clean, Prompt(text, spans=spans, answer=clean.foil, foil=clean.answer)))
+    config = ChannelCircuit(
+        start="1.1", direction="upstream", kinds=("K",), agree=True, into=("1.0", "1.2", "1.3"), at="after"
+    )
+    found = config(atlas, pairs)
+    linked = [
+        str(found.data["receiver"].values[a]) + f" {b}.{c}" for a, b, c in np.argwhere(found.data["linked"].values)
+    ]
+    assert linked == ["K:1.1 0.2", "K:1.2 0.2"]
+    row = found.agreement(top=2, measure="total").iloc[-1]
+    assert row["receiver"] == "all" and row["heads"] == 16 and row["linked"] == 2
+    assert row["effect_linked"] > 4 and row["effect_rest"] < 0.2 and row["p_linked"] == pytest.approx(1 / 120)
+    assert row["overlap"] == 2 and row["p_overlap"] == pytest.approx(1 / 120)
+    assert "K:1.1" in found.agreement()["receiver"].tolist() and np.isnan(found.agreement()["effect_linked"][1])
+    assert "agreement" in found.families().index and "all" in next(name for name in found.headline() if "rank" in name)
 
 
 def test_grouped_keys_are_patched_as_the_group(real_models):
@@ -307,6 +335,8 @@ def test_the_known_heads_of_gpt2():
         ({"correction": "bonferroni"}, "'holm' or 'bh'"),
         ({"null": "rotation"}, "'shared', 'analytic' or 'shuffle'"),
         ({"most": 0}, "`most` must be at least 1"),
+        ({"into": ("1.0",)}, "agree=True"),
+        ({"into": ("1",), "agree": True}, "layer.head"),
         ({"at": " last"}, "position must be named"),
     ],
 )
@@ -325,6 +355,7 @@ def test_bad_options(options, words):
         ({"offsets": (1,)}, "rotary"),
         ({"start": "0.1", "agree": True}, "the first layer"),
         ({"start": "1.2", "agree": True}, "no pairs"),
+        ({"start": "1.2", "agree": True, "into": ("0.1",)}, "the first layer"),
     ],
 )
 def test_bad_starts(planted, options, words):
