@@ -15,6 +15,8 @@ from interp.core.errors import BadInput, listing, one_of
 from .shrink import LONGEST_SIDE, MOST_CELLS
 from .theme import Theme, text_size
 
+MOST_PANELS = 4
+"""Kinds side by side."""
 LINE, HOLE = "#c9ced4", "#eff1f3"
 """Colours of the lines between layers, and of pairs of heads that do not exist."""
 
@@ -126,11 +128,31 @@ def kinds_of(result: Any, kind: Any) -> list[str]:
     return wanted
 
 
+def shown_of(result: Any, kind: Any) -> list[str]:
+    """The kinds that have room side by side: those named, or all; of many distances the first of queries, keys and values each.
+
+    Raises `BadInput` where more are named than have room.
+    """
+    kinds = kinds_of(result, kind)
+    if len(kinds) <= MOST_PANELS:
+        return kinds
+    if kind is not None:
+        raise BadInput(f"{len(kinds)} kinds do not fit side by side. Choose at most {MOST_PANELS} of {listing(kinds)}.")
+    first = {name.partition("@")[0]: name for name in reversed(kinds)}
+    return [name for name in kinds if name in first.values()]
+
+
 def title_of(kind: str) -> str:
     """What a kind is called over its panel."""
     word, _, offset = kind.partition("@")
     name = {"Q": "into queries", "K": "into keys", "V": "into values"}.get(word, kind)
     return f"{name}, distance {offset}" if offset else name
+
+
+def into(kind: str, reader: str) -> str:
+    """`into keys of 3.5, distance 4`."""
+    name, _, offset = title_of(kind).partition(",")
+    return f"{name} of {reader}" + (f",{offset}" if offset else "")
 
 
 def strongest(result: Any, kind: str | None = None) -> tuple[str, str, str]:

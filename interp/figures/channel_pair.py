@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from interp.core.errors import BadInput, listing
 
 from . import channel_null
-from .channel_axes import HOLE, kinds_of, place_of, strongest, title_of
+from .channel_axes import HOLE, into, kinds_of, place_of, strongest
 from .marks import grid, line
 from .panels import above, panels, place_legend, whole_ticks
 from .shrink import check_budget
@@ -45,7 +45,7 @@ def spectrum(
     if len(writers) > MOST_HEADS:
         raise BadInput(f"{len(writers)} writers cannot be told apart in one spectrum. Choose at most {MOST_HEADS}.")
     places = [place_of(result, one, what="writer") for one in writers]
-    titles = ["singular values", "gap to the next", f"{title_of(chosen)} of {read}"]
+    titles = ["singular values", "gap to the next", f"{into(chosen, read)}"]
     figure = panels(titles, theme=theme)
     components = result.data["component"].values.tolist()
     for index, (name, (layer, head)) in enumerate(zip(writers, places, strict=True)):
@@ -67,7 +67,7 @@ def spectrum(
         figure.update_yaxes(title_text=text, row=1, col=column)
         _start(figure, column, floor)
     place_legend(figure, theme=theme)
-    title = f"Components of {', '.join(writers)}, {title_of(chosen)} of {read}"
+    title = f"Components of {', '.join(writers)}, {into(chosen, read)}"
     dress(
         figure,
         result,
@@ -146,11 +146,9 @@ class _View:
         value = _of(result, "value", *place)
         inks = np.where(components == index, colour(1), colour(0)).tolist()
         self.name = f"{kind}  {writer}.{index} → {reader}"
-        self.title = (
-            f"Component {index} of head {writer}, {title_of(kind)} of head {reader}: {scores[index]:.1f} × random"
-        )
+        self.title = f"Component {index} of head {writer}, {into(kind, reader)}: {scores[index]:.1f} × random"
         self.titles = [
-            f"{writer} {title_of(kind)} of {reader}",
+            f"{writer} {into(kind, reader)}",
             f"spectrum of {writer}",
             f"readers of {writer}.{index}",
         ]

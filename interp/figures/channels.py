@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from interp.core.errors import BadInput, one_of
 
 from . import channel_null
-from .channel_axes import HOLE, Rows, flatten, head_axes, kinds_of, place_of, rows_of, strongest, title_of
+from .channel_axes import HOLE, Rows, flatten, head_axes, kinds_of, place_of, rows_of, shown_of, strongest, title_of
 from .marks import grid
 from .panels import above, panels, place_legend, whole_ticks
 from .shrink import check_budget
@@ -48,14 +48,14 @@ def plot(
 ) -> go.Figure:
     """Draw channels.
 
-    `kind` chooses among the result's kinds (all by default). `reader` ("9.9") is for by='reader', 'pair' and 'spectrum', `writer`
-    for 'pair' and 'spectrum' (where it may be several heads), `component` for 'pair'; by default those of the strongest channel. Raises
-    `BadInput`.
+    `kind` chooses among the result's kinds (all by default; of many distances the first). `reader` ("9.9") is for by='reader', 'pair' and
+    'spectrum', `writer` for 'pair' and 'spectrum' (where it may be several heads), `component` for 'pair'; by default those of the
+    strongest channel. Raises `BadInput`.
     """
     one_of("by", by, VIEWS)
     one_of("theme", theme, THEMES)
-    kinds = kinds_of(result, kind)
     if by in ("spectrum", "pair"):
+        kinds = kinds_of(result, kind)
         from . import channel_pair
 
         draw = channel_pair.spectrum if by == "spectrum" else channel_pair.pair
@@ -69,6 +69,7 @@ def plot(
             venue=venue,
             **options,
         )
+    kinds = shown_of(result, kind)
     if by == "reader":
         return _reader(result, kinds, reader, theme, venue)
     if by == "histogram":
@@ -120,7 +121,8 @@ def _matrix(result: "ChannelResult", kinds: list[str], by: str, theme: Theme, ve
             "z": "Components that stand out in their head"}[by]  # fmt: skip
     wide = len(kinds)
     dress(
-        figure, result, theme=theme, title=f"{what}: {_counted(result)}", venue=venue, aspect={1: 0.86, 2: 0.5, 3: 0.38}.get(wide, 0.34),
+        figure, result, theme=theme, title=f"{what}: {_counted(result, kinds)}", venue=venue,
+        aspect={1: 0.86, 2: 0.5, 3: 0.38}.get(wide, 0.34),
         height={1: 640, 2: 500}.get(wide, 430), margin=above(theme),
     )  # fmt: skip
     figure.update_layout(plot_bgcolor=HOLE)
@@ -238,7 +240,7 @@ def _histogram(result: "ChannelResult", kinds: list[str], theme: Theme, venue: s
     figure.update_yaxes(type="log", range=[-0.4, float(np.log10(tallest)) + 0.25], dtick=1)
     figure.update_yaxes(title_text="component–reader pairs", row=1, col=1)
     place_legend(figure, theme=theme)
-    title = f"Composition scores against random directions: {_counted(result)}"
+    title = f"Composition scores against random directions: {_counted(result, kinds)}"
     dress(
         figure, result, theme=theme, title=title, venue=venue, aspect=0.42, height=380, margin=above(theme, legend_rows=1),
     )  # fmt: skip
@@ -251,7 +253,8 @@ def _compact(index: np.ndarray) -> np.ndarray:
     return known.astype(np.uint8 if known.max(initial=0) < 256 else np.int16)
 
 
-def _counted(result: "ChannelResult") -> str:
+def _counted(result: "ChannelResult", kinds: list[str]) -> str:
     layers, heads = result.data.sizes["layer"], result.data.sizes["head"]
     how = "gains folded in" if result.data.attrs.get("folded") else "raw weights"
-    return f"{layers} × {heads} heads, {how}"
+    part = f", {len(kinds)} of {result.data.sizes['kind']} kinds" if len(kinds) < result.data.sizes["kind"] else ""
+    return f"{layers} × {heads} heads, {how}{part}"

@@ -185,6 +185,16 @@ def test_rotary_kinds_have_a_panel_each():
     assert len(heatmaps(result.plot(kind=["Q@1", "V"]))) == 2
 
 
+def test_of_many_distances_the_first_are_drawn_and_it_is_said():
+    result = fakes.channels(kinds=("Q@1", "Q@4", "K@1", "K@4", "V"))
+    figure = result.plot()
+    assert len(heatmaps(figure)) == 3 and "3 of 5 kinds" in figure.layout.title.text
+    assert any("into queries, distance 1" in text for text in texts(figure))
+    with pytest.raises(BadInput, match=r"5 kinds.*'K@4'"):
+        result.plot(kind=["Q@1", "Q@4", "K@1", "K@4", "V"])
+    assert "kinds" not in fakes.channels().plot().layout.title.text
+
+
 def test_a_model_of_one_layer_has_no_channel():
     alone = fakes.channels(1, 2, planted=())
     assert alone.plot().data
