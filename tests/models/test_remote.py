@@ -78,6 +78,7 @@ def test_without_weights_only_runs_are_left(folder: Path) -> None:
     model = RemoteLM(nn, "far away", remote=True)
     assert "meta" in repr(model) and model.encode("The city").tokens.shape[0] == 1
     acts = [model.fingerprint, model.tensors, model.fidelity, lambda: model.record(tokens())]
+    acts += [lambda: model.weights.W_O(0), lambda: model.weights.norm("final")]
     acts += [lambda: model.read([tokens()[0]], ["hook_embed"]), lambda: model.unembed(torch.zeros(2, 32))]
     for act in acts:
         with pytest.raises(BadInput, match="needs the weights of far away"):

@@ -73,7 +73,18 @@ def _numbers(name: object, count: int, what: str, form: str) -> list[int]:
     return [int(word) for word in words]
 
 
+def known_heads(lm: "LM") -> None:
+    """Refuse a model whose heads nobody has named: of an unproven family, or without attention at all. Raises `BadInput`."""
+    if not lm.spec.proven:
+        raise BadInput(
+            f"channels are between attention heads, and {lm.spec.name} is of an unproven family ({lm.spec.family}): which parameters are "
+            "W_Q, W_K, W_V and W_O of which head is not known, nor whether it has heads. Use a model of a proven family "
+            "(`interp.models.families`)."
+        )
+
+
 def _within(name: str, lm: "LM", layer: int, head: int) -> None:
+    known_heads(lm)
     spec = lm.spec
     if layer >= spec.n_layers or head >= spec.n_heads:
         raise BadInput(

@@ -38,7 +38,7 @@ Source. Merullo et al. 2024, "Talking Heads" (arXiv 2406.09519), section 3.2, wh
     lm.run("The river", edits=[component_edit(lm, "1.3.0", at=interp.At.last())])
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -310,6 +310,8 @@ def _scales(lm: LM, names: Any, scale: float) -> dict[Head, dict[int | None, flo
     """Scale of each component that is named, by head; None for all of a head."""
     if isinstance(names, str | Component | Head):
         names = [names]
+    if not isinstance(names, Iterable):
+        raise BadInput(f"{names!r} names no component. Write layer.head.component, as in '8.10.1', or several of them.")
     pairs = list(names.items()) if isinstance(names, Mapping) else [(name, scale) for name in names]
     if not pairs:
         raise BadInput("no component is named. Name some, as in {'8.10.1': 0.0}.")

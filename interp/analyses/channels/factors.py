@@ -33,6 +33,8 @@ from torch import Tensor
 
 from interp.core.errors import BadInput, one_of
 
+from .component import known_heads
+
 if TYPE_CHECKING:
     from interp.core.lm import LM
 
@@ -98,6 +100,7 @@ def ov(lm: "LM", layer: int, setting: Setting = DEFAULT) -> Factors:
 
     Raises `BadInput` for weights that are not finite, and for a family whose weights are not named.
     """
+    known_heads(lm)
     left = _wide(lm.weights.W_V(layer, expand=True, folded=_reads_folded(lm, setting)))
     right = _wide(lm.weights.W_O(layer))
     if setting.biases:
@@ -114,6 +117,7 @@ def qk(lm: "LM", layer: int, setting: Setting = DEFAULT, *, offset: int | None =
 
     Rotary models need `offset`, the distance query - key that the rotation R is for; others take none. Raises `BadInput`.
     """
+    known_heads(lm)
     _check_offset(lm, offset)
     folded = _reads_folded(lm, setting)
     query, key = _wide(lm.weights.W_Q(layer, folded=folded)), _wide(lm.weights.W_K(layer, expand=True, folded=folded))

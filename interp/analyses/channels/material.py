@@ -1,7 +1,7 @@
 """What steering needs to know of its prompts: spans that compete, kinds of prompts, and the answers that were on offer."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +129,10 @@ def check_names(config: Any) -> None:
     """Components, readers and spans of a config as tuples of text, each well written and there once. Raises `BadInput`."""
     for name in ("components", "readers", "spans"):
         value = getattr(config, name)
-        value = (value,) if isinstance(value, str | Component | Head) else tuple(value)
+        value = (value,) if isinstance(value, str | Component | Head) else value
+        if not isinstance(value, Iterable):
+            raise BadInput(f"`{name}` must be names, such as ('8.10.1',) or ('9.9',); not {value!r}.")
+        value = tuple(value)
         object.__setattr__(config, name, tuple(str(one) for one in value))
         if len(set(getattr(config, name))) < len(value):
             raise BadInput(f"`{name}` must name each of its entries once; not {list(map(str, value))}.")

@@ -35,6 +35,8 @@ class Weights:
                 f"{name}: {self.spec.family} is an unproven family, whose weights nobody has named. Use transformers' own parameters "
                 "(`lm.module.named_parameters()`); `lm.unembed` reads a stream out, and `lm.edit_weights` takes their names."
             )
+        if next(self.module.parameters()).is_meta:
+            raise BadInput(f"{name} needs the weights of {self.spec.name} on this machine. Load it without `remote`.")
 
     @property
     def W_E(self) -> Tensor:
