@@ -41,8 +41,8 @@ def test_the_planted_reader_looks_for_its_goal(planted):
 def test_in_random_weights_p_values_are_even(null):
     lm = reference.as_lm(reference.channels(null=True))
     names = tuple(f"0.{head}.{index}" for head in range(2, 6) for index in range(16))
-    p = ComponentWords(components=names, k=1, draws=60, null=null)(lm).data["p"].values
-    for alpha in (0.05, 0.1, 0.5):
+    p = ComponentWords(components=names, k=1, draws=200, null=null)(lm).data["p"].values
+    for alpha in (0.05, 0.1, 0.2):
         assert float((p <= alpha).mean()) == pytest.approx(alpha, abs=0.05)
 
 
