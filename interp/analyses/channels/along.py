@@ -182,9 +182,12 @@ def _spread(value: Tensor, columns: Sequence[int], width: int) -> Tensor:
     return out[:, :, None]
 
 
-def loudest_into(space: Space, head: Head, batches: "Sequence[Batch]", role: str) -> Component:
+def loudest_into(
+    space: Space, head: Head, batches: "Sequence[Batch]", role: str, *, others: "Sequence[Batch]" = ()
+) -> Component:
     """The component of an earlier head through which this one's query is told most on these prompts: its coordinate's standard deviation
-    at the position `role` times |v M| / |M|, how much of it the query reads (in rotary models, for the token before).
+    at the position `role` times |v M| / |M|, how much of it the query reads (in rotary models, for the token before). With `others`, the
+    counterparts of `batches`, it is the root mean square of the coordinate's difference between the two instead.
 
     Raises `BadInput` for a head of the first layer, and where nothing is told.
     """
@@ -193,23 +196,25 @@ def loudest_into(space: Space, head: Head, batches: "Sequence[Batch]", role: str
     side = reader(lm, head.layer, "Q", space.setting, offset=offset).side[head.head].cpu()  # [d_model, d_head]
     every = [Head(layer, number) for layer in range(head.layer) for number in range(lm.spec.n_heads)]
     seen: dict[Head, list[Tensor]] = {one: [] for one in every}
-    for batch in batches:
+    for number, batch in enumerate(batches):
         mask = where(batch, role).cpu()
-        run = lm.run(batch, capture=[Site("z", layer) for layer in range(head.layer)])
+        sites = [Site("z", layer) for layer in range(head.layer)]
+        runs = [lm.run(one, capture=sites) for one in (batch, *others[number : number + 1])]
         for one in every:
-            seen[one].append(
-                space.coordinates(one, run[Site("z", one.layer)][:, :, one.head].cpu()[mask])
-            )  # [token, component]
+            told = [space.coordinates(one, run[Site("z", one.layer)][:, :, one.head].cpu()[mask]) for run in runs]
+            seen[one].append(told[0] - told[1] if others else told[0])  # [token, component]
     best, found = 0.0, None
     for one in every:
-        told = torch.cat(seen[one]).std(dim=0, correction=0) * (space.writes(one).cpu() @ side).norm(dim=-1)
-        if not len(told):
+        c = torch.cat(seen[one])
+        size = c.square().mean(dim=0).sqrt() if others else c.std(dim=0, correction=0)
+        heard = size * (space.writes(one).cpu() @ side).norm(dim=-1)
+        if not len(heard):
             continue
         parts = decompose(lm, one.layer, space.setting, heads=[one.head])
-        alone = torch.tensor([len(parts.block(0, index)) == 1 for index in range(len(told))])
-        told = told.masked_fill(~alone, 0.0)
-        if float(told.max()) > best:
-            best, found = float(told.max()), Component(one.layer, one.head, int(told.argmax()))
+        alone = torch.tensor([len(parts.block(0, index)) == 1 for index in range(len(heard))])
+        heard = heard.masked_fill(~alone, 0.0)
+        if float(heard.max()) > best:
+            best, found = float(heard.max()), Component(one.layer, one.head, int(heard.argmax()))
     if found is None:
         raise BadInput(
             f"nothing that earlier heads write at {role!r} changes what the query of head {head} reads. Name the `components`."

@@ -67,7 +67,8 @@ class ChannelPatching(Analysis[ChannelPatchingResult]):
     takes: ClassVar[str] = "pairs"
 
     components: tuple[str, ...] = ()
-    """Components whose directions are exchanged, together. None given: the one that the first reader's query reads most of."""
+    """Components whose directions are exchanged, together. None given: the one whose difference between the two prompts the first reader's
+    query reads most of."""
     readers: tuple[str, ...] = ()
     """Heads whose attention is read, such as 9.9. None given: the head that attends most to `to` rather than `minus`."""
     site: Literal["head", "stream"] = "head"

@@ -76,7 +76,15 @@ class PatchingJob:
         self.layer = first.layer if config.layer is None else config.layer
         self.space = Space(lm, Setting(folded=config.folded))
         names = config.components or (
-            str(loudest_into(self.space, first, [group.clean for group in groups], config.position)),
+            str(
+                loudest_into(
+                    self.space,
+                    first,
+                    [group.clean for group in groups],
+                    config.position,
+                    others=[group.corrupted for group in groups],
+                )
+            ),
         )
         self.components = [Component.parse(name) for name in names]
         self.basis = (

@@ -33,6 +33,8 @@ When it misleads
 - `replace` with alpha = 0 is an ablation of the head, not the untouched run.
 - Components are numbers in a decomposition; which one matters depends on the folding. Heads and components chosen on these very prompts
   (attrs `chosen`) look better than they are.
+- Where a norm stands behind attention (Gemma 2/3, OLMo 2), what a head writes is divided by a number that all heads of its layer make:
+  units are those before it, and a large alpha makes the other heads quieter.
 - A region is the winner of a mean over prompts. Prompts of two kinds may disagree: pass `split` to `regions`.
 
     import interp
@@ -74,7 +76,8 @@ class ChannelSteering(Analysis[SteeringResult]):
     takes: ClassVar[str] = "pairs"
 
     components: tuple[str, ...] = ()
-    """One to three components, such as 8.10.1. None given: the one that the first reader's query reads most of."""
+    """One to three components, such as 8.10.1. None given: the one whose spread over the prompts the first reader's query reads most
+    of."""
     readers: tuple[str, ...] = ()
     """Heads whose attention is read, such as 9.9. None given: the head that attends most to `to` rather than `minus`."""
     mode: Literal["replace", "coordinate", "add"] = "replace"

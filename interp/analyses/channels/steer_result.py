@@ -156,13 +156,17 @@ class SteeringResult(Result):
         columns: dict[str, Any] = {name: (("arm", "split"), part) for name, part in zip(fields, out, strict=True)}
         return xr.Dataset(columns, {"arm": self.arms, "split": names})
 
-    def opposed(self, outcome: str = "score", arm: str = "channel", **how: Any) -> bool:
+    def opposed(
+        self, outcome: str = "score", arm: str = "channel", *, axis: int = 0, least: float = 1e-3, **how: Any
+    ) -> bool:
         """Whether the kinds of prompts move in opposite directions: some slopes surely above 0 and some surely below (95% intervals).
 
-        For `score` and prompts of both name orders that is the sign of a pointer to a place, without content. `how` is that of `slopes`.
+        For `score` and prompts of both name orders that is the sign of a pointer to a place, without content. Changes no larger than
+        `least` over the whole axis are rounding, however sure. `how` is that of `slopes`.
         """
-        found = self.slopes(outcome, **how).sel(arm=arm)
-        return bool((found["ci_lo"] > 0).any() and (found["ci_hi"] < 0).any())
+        found = self.slopes(outcome, axis=axis, **how).sel(arm=arm)
+        floor = least / float(np.ptp(self.data["alpha"].values[:, axis]))
+        return bool((found["ci_lo"] > floor).any() and (found["ci_hi"] < -floor).any())
 
     def table(self, *, reader: str | None = None, margin: float = MARGIN) -> "pd.DataFrame":
         """A row an arm: arm, writes, reached (spans that own a region), how many, and least and most mean score and logit difference."""
