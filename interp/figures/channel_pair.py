@@ -306,8 +306,9 @@ def _band(figure: go.Figure, x: list[int], low: float, high: float, bound: float
 
 
 def _start(figure: go.Figure, column: int, floor: float) -> None:
-    """The y axis of a panel begins at `floor`, and ends where its data ask for."""
-    figure.update_yaxes(range=[floor, None], row=1, col=column)
+    """The y axis of a panel begins at `floor`, and ends where its data ask for (also after the menu has changed them)."""
+    options = {"range": [floor, None]} if floor else {"rangemode": "tozero"}
+    figure.update_yaxes(**options, row=1, col=column)
 
 
 def _of(result: "ChannelResult", name: str, layer: int, head: int) -> np.ndarray:
