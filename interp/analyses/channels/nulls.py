@@ -33,7 +33,7 @@ When it misleads
     import interp
     from interp.analyses.channels.nulls import log10_tail, null_of
     log10_tail([0.1, 0.3, 0.5], [0.5, 0.3, 0.2], free=127)          # log10 p of three scores of one reader
-    found = null_of(interp.load("atlas"), "1.6", "3.1", kind="Q", null="rotation", draws=50)
+    found = null_of(interp.load("atlas"), "0.2", "1.1", kind="K", null="rotation", draws=50)
     found.observed, found.z, found.p
 """
 

@@ -14,6 +14,7 @@ from interp.analyses.channels.discover import ChannelCircuit
 from interp.analyses.channels.walk import Bench, Node, Rule, examine
 from interp.analyses.paths import PathPatching
 from interp.core.errors import BadInput
+from interp.core.seed import generator
 from interp.models import reference
 from tests.models.wrapped import lm as tiny_lm
 
@@ -132,6 +133,62 @@ def test_the_limit_on_channels_is_said(planted):
         planted
     )
     assert set(names(wide)) < set(names(full)) and not full.data["cut"].values.any()
+
+
+def chain():
+    """Three layers of random heads; 0.1.3 writes what 1.5.2 reads as value, and that writes what 2.4 reads as query."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from interp.models.load import wrap
+
+    d, heads, h = 128, 8, 16
+    sizes = {"n_embd": d, "n_layer": 3, "n_head": heads, "n_positions": 32, "vocab_size": 18}
+    with torch.random.fork_rng(devices=[]):
+        module = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
+    draw = generator(0, "chain")
+
+    def rows(first=None):
+        x = torch.randn(h, d, generator=draw, dtype=torch.float64)
+        x -= x.mean(dim=1, keepdim=True)
+        at, vector = first or (0, x[0])
+        order = [at, *(row for row in range(h) if row != at)]
+        x[at] = vector
+        q = torch.linalg.qr(x[order].T)
+        return (q.Q * q.R.diagonal().sign()).T[torch.tensor(order).argsort()]
+
+    s = 0.8 ** torch.arange(h, dtype=torch.float64)
+    parts = {(layer, head): {name: rows() for name in "abuv"} for layer in range(3) for head in range(heads)}
+    parts[1, 5]["v"] = rows((2, parts[2, 4]["a"][0]))
+    parts[0, 1]["v"] = rows((3, parts[1, 5]["u"][2]))
+    with torch.no_grad():
+        for (layer, head), p in parts.items():
+            attn = module.transformer.h[layer].attn
+            for third, name in enumerate("abu"):
+                attn.c_attn.weight[:, third * d + head * h : third * d + (head + 1) * h] = (
+                    p[name].T * s.sqrt()
+                ).float()
+            attn.c_proj.weight[head * h : (head + 1) * h] = (s.sqrt()[:, None] * p["v"]).float()
+    return wrap(module.requires_grad_(False), reference.channels().tokenizer, "chain")
+
+
+@pytest.mark.parametrize("null", ["shared", "analytic", "shuffle"])
+def test_a_chain_of_two_channels_is_walked_both_ways(null):
+    lm = chain()
+    down = ChannelCircuit(start="0.1.3", null=null)(lm)
+    assert names(down) == ["0.1.3>V:1.5", "1.5.2>Q:2.4"] and down.data["step"].values.tolist() == [1, 2]
+    assert down.data["through"].values.tolist() == ["1.5.2", ""] and float(down.data["cosine"][0]) == pytest.approx(
+        1, abs=1e-5
+    )
+    up = ChannelCircuit(start="2.4", null=null)(lm)
+    assert names(up) == ["1.5.2>Q:2.4", "0.1.3>V:1.5.2"] and up.data["step"].values.tolist() == [-1, -2]
+    assert up.heads()[["layer", "head", "step"]].values.tolist() == [[0, 1, -2], [1, 5, -1]]
+    middle = ChannelCircuit(start="1.5.2", null=null)(lm)
+    assert names(middle) == ["0.1.3>V:1.5.2", "1.5.2>Q:2.4"] and middle.data["step"].values.tolist() == [-1, 1]
+    assert names(ChannelCircuit(start="0.1.3", null=null, depth=1)(lm)) == ["0.1.3>V:1.5"]
+    assert names(ChannelCircuit(start="0.1.3", null=null, kinds=("Q", "K"))(lm)) == []
+    assert (
+        middle.recovered({"all": [(0, 1), (2, 4)], "none": [(1, 1)]})["recall"] == 1
+    )  # 1.1, beside the start, is out of reach
 
 
 # ---------------------------------------------------------------- whole heads and blocks
