@@ -5,7 +5,7 @@ path from the heads' factors to tables, list and histogram (singular value decom
 are timed on drawn heads or pairs and multiplied by their number:
 
     SVDs of OV                one SVD of each d x d matrix, float64 as ours
-    d x d readers             every SVD known; M formed, `V @ M`, and its row norms for each pair and kind (the note: M formed once a reader)
+    d x d readers             every SVD known; for each pair and kind M, `V @ M` and its row norms (and: M once a reader)
     explicit components       for each pair and kind the SVD of OV, and `(s u vᵀ) @ M` for each component
     composition_scores        of TransformerLens, whole heads only, one kind; it computes all pairs of layers, ours those in order
     the bare product          [768, 768] @ [768, 768] as often as there are tiles: what no program can do without
@@ -149,7 +149,7 @@ def _slow(model: list[Layer]) -> list[Row]:
     apart = float((said - (writes[one] @ m).norm(dim=1) / m.norm()).abs().max())
     return [
         Row(name, "d x d readers, SVDs known", cached / ours, _spread(pair_times) + _spread(took), apart,
-            f"in {ours:.2f} s against {cached:.0f} s, from {len(pair_times)} drawn pairs; {once / ours:.1f}x where M is formed once a reader"),
+            f"in {ours:.2f} s against {cached:.0f} s, from {len(pair_times)} drawn pairs; {once / ours:.1f}x with M formed once a reader"),
         Row(name, "an SVD a pair, explicit components", explicit / ours, _spread(naive) + _spread(took), apart,
             f"against {explicit / 3600:.1f} hours, from {len(naive)} drawn pairs and 4 components of each"),
     ]  # fmt: skip

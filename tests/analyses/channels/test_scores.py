@@ -5,8 +5,16 @@ import pytest
 import torch
 
 import interp
-from interp.analyses.channels import Channels, Setting, correspondence, cosines, decompose, scores_into, scores_of
-from interp.analyses.channels.cosines import cosines_top
+from interp.analyses.channels import (
+    Channels,
+    Setting,
+    correspondence,
+    cosines,
+    cosines_top,
+    decompose,
+    scores_into,
+    scores_of,
+)
 from interp.analyses.channels.nulls import log10_tail
 from interp.core.errors import BadInput
 from interp.core.stats import holm
