@@ -2,11 +2,13 @@
 
 from . import (
     attribution,
+    channel_use,
     channels,
     circuits,
     editing,
     interventions,
     invariants,
+    laundry,
     localization,
     mechanisms,
     patching,
@@ -166,10 +168,28 @@ CASES: tuple[Case, ...] = (
         channels.a_closed_channel,
     ),
     Case(
+        "channel use",
+        "Is what a component contributes to its reader what the reader loses without it?",
+        "within 1e-3, nothing where it is not written, all writers sum to the reader within 1e-5",
+        channel_use.used_channel,
+    ),
+    Case(
+        "component words",
+        "Are the words that planted components read found, and none of others?",
+        "2 of 2: cue, goal",
+        channel_use.planted_words,
+    ),
+    Case(
         "pointer",
         "Do one component of a pointer reach two of seven items and two all, and does patching them turn the answer round?",
         "2, 2, 7 items, the planted ones; FLDD 2, other components 0",
         channels.a_pointer,
+    ),
+    Case(
+        "laundry list",
+        "Does only who knows the answer gain from a pointer that is set by hand?",
+        "1 with the answer known, without it no more than untouched (under 0.5); other components change nothing",
+        laundry.a_laundry_list,
     ),
     Case(
         "rotary channels",

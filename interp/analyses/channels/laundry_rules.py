@@ -87,10 +87,16 @@ def choose(
     share = np.where(region >= 0, share, -np.inf)
     consistent = at(share.argmax(axis=1)) if (region >= 0).any() else untouched
     chosen = {
-        "unsteered": untouched, "oracle region": at(missing), "oracle point": points[missing],
-        "hindsight": _hindsight(logprob, answered, missing), "single point": np.full(n, single),
-        "own attention": at(attention[:, 0].argmax(axis=1)), "own answer": at(logprob[:, 0].argmax(axis=1)), "self-consistent": consistent, "second list": at(unrepeated),
-    }  # fmt: skip
+        "unsteered": untouched,
+        "oracle region": at(missing),
+        "oracle point": points[missing],
+        "hindsight": _hindsight(logprob, answered, missing),
+        "single point": np.full(n, single),
+        "own attention": at(attention[:, 0].argmax(axis=1)),
+        "own answer": at(logprob[:, 0].argmax(axis=1)),
+        "self-consistent": consistent,
+        "second list": at(unrepeated),
+    }
     return np.stack([chosen[rule] for rule in RULES], axis=1), region
 
 

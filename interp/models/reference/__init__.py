@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 
 _PLANTED = (
     "Channel", "Concept", "Planted", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "flag_pair",
-    "flags", "gate_pairs", "gates", "induction", "pointer", "pointer_pairs", "prefix_score", "repeated", "rotary_channels", "sharpened",
-    "tracker", "tracker_desiderata", "tracker_pairs", "uniform_score", "window",
+    "flags", "gate_pairs", "gates", "induction", "laundry", "laundry_words", "pointer", "pointer_pairs", "prefix_score", "repeated",
+    "rotary_channels", "sharpened", "tracker", "tracker_desiderata", "tracker_pairs", "uniform_score", "window",
 )  # fmt: skip
 _CHECKPOINTS = ("atlas", "atlas-tuned")
 

@@ -19,6 +19,7 @@ from .fact import counterfactual, fact, fact_map, window
 from .flags import flag_pair, flags
 from .gates import gate_pairs, gates
 from .induction import expected_patterns, induction, prefix_score, repeated, uniform_score
+from .laundry import laundry, laundry_words
 from .pointer import pointer, pointer_pairs
 from .rotary import rotary_channels
 from .tracker import sharpened, tracker, tracker_desiderata, tracker_pairs
@@ -26,6 +27,6 @@ from .wiring import Planted
 
 __all__ = [
     "Channel", "Concept", "Planted", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "flag_pair",
-    "flags", "gate_pairs", "gates", "induction", "pointer", "pointer_pairs", "prefix_score", "repeated", "rotary_channels", "sharpened",
-    "tracker", "tracker_desiderata", "tracker_pairs", "uniform_score", "window",
+    "flags", "gate_pairs", "gates", "induction", "laundry", "laundry_words", "pointer", "pointer_pairs", "prefix_score", "repeated",
+    "rotary_channels", "sharpened", "tracker", "tracker_desiderata", "tracker_pairs", "uniform_score", "window",
 ]  # fmt: skip
