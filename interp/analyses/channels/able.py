@@ -22,7 +22,7 @@ from torch import Tensor
 
 from interp.core.errors import BadInput, one_of
 
-from .component import Component, Head
+from .component import Component, Head, many_components
 from .decompose import DEGENERATE, Components, decompose, single
 from .factors import DEFAULT, KINDS, Setting, reader
 from .nulls import outstanding
@@ -141,6 +141,8 @@ class Ability:
         """
         one_of("rank_by", by, RANKINGS)
         spec = self.lm.spec
+        if by == "z":
+            many_components(self.lm)
         may_read = _heads(spec.n_layers, spec.n_heads, readers)
         may_write = {layer: self._may_write(layer, writers) for layer in range(spec.n_layers - 1)}
         found: list[tuple[float, Channel]] = []

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from interp.core.lm import LM
 
 
+FEWEST = 3
+"""Components of a head that make a z: one, and two others with a spread."""
+
+
 @dataclass(frozen=True, order=True)
 class Head:
     """One attention head (a query head, where keys and values are shared)."""
@@ -80,6 +84,15 @@ def known_heads(lm: "LM") -> None:
             f"channels are between attention heads, and {lm.spec.name} is of an unproven family ({lm.spec.family}): which parameters are "
             "W_Q, W_K, W_V and W_O of which head is not known, nor whether it has heads. Use a model of a proven family "
             "(`interp.models.families`)."
+        )
+
+
+def many_components(lm: "LM") -> None:
+    """Refuse to compare a component with the others of its head, in standard deviations, where these are fewer than two."""
+    if lm.spec.d_head < FEWEST:
+        raise BadInput(
+            f"heads of {lm.spec.name} have {lm.spec.d_head} component(s), and z compares one with two others of its head or more. "
+            "Rank by score."
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from interp.core.errors import BadInput, one_of
 
+from .component import known_heads
 from .factors import KINDS
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ class Plan:
 
 def check_inputs(kinds: Sequence[str] | None, offsets: Sequence[int]) -> None:
     """Refuse kinds and distances that no model has."""
+    for name, given, example in (("kinds", kinds or (), "('Q', 'V')"), ("offsets", offsets, "(1, 4)")):
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise BadInput(f"`{name}` must be several, as in {name}={example}; not {given!r}.")
     for kind in kinds or ():
         one_of("kinds", kind, KINDS)
     if kinds is not None and (not kinds or len(set(kinds)) < len(kinds)):
@@ -40,6 +44,7 @@ def plans(lm: "LM", kinds: Sequence[str] | None, offsets: Sequence[int]) -> list
 
     Raises `BadInput` for a model of one layer, and where kinds, offsets and the model do not go together.
     """
+    known_heads(lm)
     check_inputs(kinds, offsets)
     spec, asked = lm.spec, kinds
     turned = spec.positions == "rotary"

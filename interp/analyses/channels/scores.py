@@ -12,7 +12,7 @@ from interp.core.analysis import Analysis, Cost
 from interp.core.errors import BadInput, one_of
 from interp.core.progress import Progress
 
-from .component import Component
+from .component import Component, many_components
 from .cosines import correspondence
 from .engine import PRECISIONS, TILE, Readers, Writers, moved, read_layer
 from .factors import Setting, free, ov
@@ -74,6 +74,8 @@ class Channels(Analysis[ChannelResult]):
                 f"channels are read from weights; they take no data, and were given a {type(data).__name__}."
             )
         self.plan(lm)
+        if self.rank_by == "z":
+            many_components(lm)
 
     def cost(self, lm: "LM", data: Any = None) -> Cost:
         """No forward pass: products of thin factors, timed by a small one on this machine."""
