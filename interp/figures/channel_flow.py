@@ -60,8 +60,9 @@ def plot(
     figure = go.Figure()
     taken = [spot.copy() for spot in place.values()]
     ends = (min(one.over for one in edges), max(one.over for one in edges)) if edges else (0.0, 1.0)
-    for edge in reversed(edges):
-        _line(figure, edge, place, ends, taken, theme)
+    drawn = [_line(edge, place, ends, taken, theme) for edge in reversed(edges)]
+    figure.add_traces([trace for trace, _ in drawn])
+    figure.update_layout(annotations=[label for _, label in drawn if label])
     _nodes(figure, place, given, start, theme)
     for kind in sorted({edge.kind.partition("@")[0] for edge in edges}):
         name, number, dash = KINDS[kind]
@@ -164,13 +165,12 @@ def _layout(nodes: Sequence[Head], edges: Sequence[Edge]) -> dict[Head, np.ndarr
 
 
 def _line(
-    figure: go.Figure,
     edge: Edge,
     place: Mapping[Head, np.ndarray],
     ends: tuple[float, float],
     taken: list[np.ndarray],
     theme: Theme,
-) -> None:
+) -> tuple[go.Scatter, dict[str, Any]]:
     """A curve from writer to reader, with the component's number where nothing else stands; `ends` are the least and largest score."""
     start, end = place[edge.source], place[edge.target]
     rise = end[1] - start[1]
@@ -181,21 +181,20 @@ def _line(
     t = np.linspace(0, 1, 16)[:, None]
     curve = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
     share = (edge.over - min(1.0, ends[0])) / ((ends[1] - min(1.0, ends[0])) or 1.0)
-    figure.add_trace(
-        go.Scatter(
-            x=curve[:, 0].round(3), y=curve[:, 1].round(3), mode="lines", showlegend=False, opacity=0.8, name="channel",
-            line={"color": CATEGORY[number], "width": round(0.7 + 4.5 * share, 2), "dash": dash},
-            hovertemplate=plain(edge.told).replace("&lt;br&gt;", "<br>") + "<extra></extra>",
-        )
+    trace = go.Scatter(
+        x=curve[:, 0].round(3), y=curve[:, 1].round(3), mode="lines", showlegend=False, opacity=0.8, name="channel",
+        line={"color": CATEGORY[number], "width": round(0.7 + 4.5 * share, 2), "dash": dash},
+        hovertemplate=plain(edge.told).replace("&lt;br&gt;", "<br>") + "<extra></extra>",
     )  # fmt: skip
-    if edge.label:
-        near = [min(np.abs((spot - other) * (1.0, 1.6)).max() for other in taken) for spot in curve[3:11]]
-        spot = curve[3 + int(np.argmax(near))]
-        taken.append(spot)
-        figure.add_annotation(
-            text=plain(edge.label), showarrow=False, x=float(spot[0]), y=float(spot[1]), bgcolor="rgba(255,255,255,0.85)", borderpad=0.5,
-            font={"size": text_size(theme, small=True) - 2, "color": CATEGORY[number]}, name="component",
-        )  # fmt: skip
+    if not edge.label:
+        return trace, {}
+    near = [min(np.abs((spot - other) * (1.0, 1.6)).max() for other in taken) for spot in curve[3:11]]
+    spot = curve[3 + int(np.argmax(near))]
+    taken.append(spot)
+    return trace, {
+        "text": plain(edge.label), "showarrow": False, "x": float(spot[0]), "y": float(spot[1]), "bgcolor": "rgba(255,255,255,0.85)",
+        "borderpad": 0.5, "font": {"size": text_size(theme, small=True) - 2, "color": CATEGORY[number]}, "name": "component",
+    }  # fmt: skip
 
 
 def _nodes(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import interp
+from interp.cli import running
 from interp.core.errors import BadInput
 from interp.figures import channel_map, export
 
@@ -108,7 +109,8 @@ def test_a_result_from_disk_is_drawn_as_its_page(tmp_path):
     result = fakes.channels()
     result.save(tmp_path / "channels")
     again = interp.open(tmp_path / "channels")
-    path = export.draw(again, tmp_path / "map.html")
+    path = tmp_path / "map.html"
+    running.draw(again, path, paper=False)  # what --figure map.html does
     assert path.read_text(encoding="utf-8") == channel_map.page(result)
     assert "plotly" in export.draw(again, tmp_path / "reader.html", by="reader").read_text(
         encoding="utf-8"
