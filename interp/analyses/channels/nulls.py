@@ -158,7 +158,7 @@ def outstanding(score: Tensor, block: Tensor | None = None) -> Tensor:
     """Standard deviations (n - 1) by which each score [..., component] lies above the mean of its head's others, itself left out.
 
     NaN marks components that do not exist. `block` [..., component, component], bool, says which are left out together, where
-    singular values are degenerate. NaN where fewer than three others remain, or where they are all the same.
+    singular values are degenerate. NaN where fewer than two others remain, or where they are all the same.
     """
     known = score.isfinite()
     same = torch.eye(score.shape[-1], dtype=torch.bool, device=score.device) if block is None else block
@@ -168,7 +168,7 @@ def outstanding(score: Tensor, block: Tensor | None = None) -> Tensor:
     mean = (others * x[..., None, :]).sum(-1) / number.clamp(min=1)
     square = (others * (x[..., None, :] - mean[..., None]).square()).sum(-1)
     sd = (square / (number - 1).clamp(min=1)).sqrt()
-    usable = known & (number >= 3) & (sd > 1e-12 * mean.abs())
+    usable = known & (number >= 2) & (sd > 1e-12 * mean.abs())
     return torch.where(usable, (x - mean) / sd.clamp(min=1e-300), torch.nan)
 
 

@@ -221,7 +221,7 @@ def test_outstanding_leaves_the_component_out():
     block[3, 4] = block[4, 3] = True
     assert float(outstanding(score[0], block)[4]) == pytest.approx((20 - 2) / 1.0)
     assert bool(outstanding(torch.ones(5, dtype=torch.float64)).isnan().all())  # all alike: none stands out
-    assert bool(outstanding(score[0, :3]).isnan().all())  # two others are too few
+    assert bool(outstanding(score[0, :2]).isnan().all())  # one other has no spread
 
 
 def test_rotations_keep_orthogonality_and_give_the_maximum_of_random_frames(planted, null):
