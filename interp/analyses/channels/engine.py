@@ -120,7 +120,7 @@ class Writers:
             part = rows[start : start + step]
             parts.append(_lengths(torch.mm(part, base, out=held[: len(part)]), readers))
         scores = rearrange(torch.cat(parts), "(head component) reader -> head component reader", head=heads).cpu()
-        known = (self.known[:, :, None] & readers.known).cpu()
+        known = self.known.cpu()[:, :, None] & readers.known.cpu()
         if not bool(scores.isfinite().logical_or(~known).all()):
             raise BadInput(
                 "scores are not finite: a direction or a reader holds NaN or infinite numbers. Is the checkpoint whole?"

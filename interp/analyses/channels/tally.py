@@ -141,15 +141,15 @@ class Top:
             chosen = chosen[flat[chosen] >= flat[chosen].topk(self.size).values[-1]]
         if not len(chosen):
             return
-        head, component, *reader = np.unravel_index(chosen.numpy(), tuple(keys.shape))
+        head, component, *reader = np.unravel_index(chosen.cpu().numpy(), tuple(keys.shape))
         kind, reader_layer = np.full_like(head, where[0]), np.full_like(head, where[2])
         layer, head = np.divmod(where[1] * self.shape[2] + first + head, self.shape[2])
         ids = np.ravel_multi_index((kind, layer, head, component, reader_layer, *reader), self.shape)
-        merged = np.r_[self.keys, flat[chosen].numpy()]
+        merged = np.r_[self.keys, flat[chosen].cpu().numpy()]
         everything = np.r_[self.ids, ids]
         order = np.lexsort((everything, -merged))[: self.size]
         self.keys, self.ids = merged[order], everything[order]
-        new = (value.flatten()[chosen].double().numpy() for value in values)
+        new = (value.flatten()[chosen].double().cpu().numpy() for value in values)
         olds = self.values or [np.zeros(0)] * len(values)
         self.values = tuple(np.r_[old, more][order] for old, more in zip(olds, new, strict=True))
 

@@ -1,12 +1,13 @@
 """Products of thin factors against full matrices, on plain random tensors."""
 
+import numpy as np
 import pytest
 import torch
 
 from interp.analyses.channels.decompose import components
 from interp.analyses.channels.engine import Readers, Writers, moved, weighed
 from interp.analyses.channels.factors import Factors
-from interp.analyses.channels.tally import tile_of
+from interp.analyses.channels.tally import Top, tile_of
 from interp.core.errors import BadInput
 from interp.core.seed import generator
 
@@ -224,3 +225,37 @@ def test_one_head_and_one_component_alone(groups):
     every = said.score(read)
     for head in range(HEADS):
         assert torch.allclose(said.only(2, 3).score(read.only(head)), every[2:3, 3:4, head : head + 1], atol=1e-13)
+
+
+def test_the_strongest_do_not_depend_on_the_order_in_which_they_come():
+    shape = (2, 3, 2, 4, 3, 2)  # kind, layer, head, component, reader layer, reader head
+    scores = (draw(*shape, name="top") * 2).round()  # many ties
+    scores[0, 1, 0, 2] = torch.nan
+    tiles = [(kind, early, late) for kind in range(2) for late in range(3) for early in range(late)]
+    lists = []
+    for order in (tiles, tiles[::-1]):
+        top = Top(7, shape)
+        for kind, early, late in order:
+            tile = scores[kind, early, :, :, late]
+            top.offer(tile, (kind, early, late), tile + 1)
+        lists.append(top)
+    first, second = lists
+    assert np.array_equal(first.ids, second.ids) and np.array_equal(first.values[0], first.keys + 1)
+    known = [float(x) for kind, early, late in tiles for x in scores[kind, early, :, :, late].flatten() if x == x]
+    assert first.keys.tolist() == sorted(known, reverse=True)[:7]
+    assert all(
+        float(scores[place]) == key
+        for *place, key in zip(*first.places(), first.keys, strict=True)
+        for place in [tuple(place)]
+    )
+    together = Top(7, shape)  # two layers of writers in one tile
+    together.offer(scores[1, :2, :, :, 2].flatten(0, 1), (1, 0, 2))
+    apart = Top(7, shape)
+    for early in range(2):
+        apart.offer(scores[1, early, :, :, 2], (1, early, 2))
+    assert np.array_equal(together.ids, apart.ids)
+    one = Top(7, shape)  # and a head at a time
+    for early in range(2):
+        for head in range(2):
+            one.offer(scores[1, early, head : head + 1, :, 2], (1, early, 2), first=head)
+    assert np.array_equal(one.ids, apart.ids)

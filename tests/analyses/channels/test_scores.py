@@ -166,8 +166,13 @@ def test_streamed_and_kept_are_bit_for_bit_the_same(atlas, monkeypatch):
     for name in streamed.data.variables:
         assert streamed.data[name].equals(kept.data[name]), name
     layer = 4 * 32 * 128 * 4
-    for held in (1, 2 * layer, 3 * layer):  # one layer of write directions at a time, two, three
+    for held, at_once in (
+        (1, 1 << 20),
+        (2 * layer, 1),
+        (3 * layer, 1),
+    ):  # one layer of write directions at a time, two, three
         monkeypatch.setattr("interp.analyses.channels.scores.HELD", held)
+        monkeypatch.setattr("interp.analyses.channels.tally.AT_ONCE", at_once)
         blocks = Channels()(atlas)
         for name in blocks.data.variables:
             if blocks.data[name].dtype.kind == "f":
