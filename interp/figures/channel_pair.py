@@ -279,6 +279,8 @@ def _scores(
     scores = part["score"].isel(layer=writer[0], head=writer[1]).values.astype(np.float64)
     if not np.isfinite(scores).any():
         name = f"{result.data['layer'].values[writer[0]]}.{result.data['head'].values[writer[1]]}"
+        if layer > writer[0]:
+            raise BadInput(f"head {name} or head {reader} has zero weights: nothing is written or read. Choose others.")
         raise BadInput(
             f"head {reader} does not come after head {name}, so it cannot read it. Choose a reader of a later layer."
         )

@@ -1,10 +1,12 @@
 """Maps of channels: heads stand where they belong, blocks keep the strongest, random directions lie where they are said to lie."""
 
+import json
+
 import numpy as np
 import pytest
 
 from interp.core.errors import BadInput
-from interp.figures import channel_null, channels
+from interp.figures import channel_map, channel_null, channels
 from interp.figures.channel_axes import Rows, flatten, rows_of
 from interp.figures.shrink import BUDGET, MOST_CELLS, size
 from interp.figures.theme import PX_PER_INCH, VENUES
@@ -193,6 +195,22 @@ def test_of_many_distances_the_first_are_drawn_and_it_is_said():
     with pytest.raises(BadInput, match=r"5 kinds.*'K@4'"):
         result.plot(kind=["Q@1", "Q@4", "K@1", "K@4", "V"])
     assert "kinds" not in fakes.channels().plot().layout.title.text
+
+
+def test_a_head_of_zeros_leaves_a_hole():
+    result = fakes.channels()
+    for name in ("total", "best", "best_z", "mean", "sd", "score", "value", "gap"):
+        result.data[name].loc[{"layer": 0, "head": 1}] = np.nan
+    result.data["best_component"].loc[{"layer": 0, "head": 1}] = -1
+    result.data["rank"].loc[{"layer": 0, "head": 1}] = 0
+    trace = heatmaps(result.plot(kind="Q"))[0]
+    assert np.isnan(trace.z[1]).all() and np.isfinite(trace.z[0, 4:]).all()
+    assert result.plot(by="reader", reader="2.0").data and result.plot(by="histogram").data
+    held = channel_map._content(result, None)
+    assert json.dumps(held, allow_nan=False) and held["best"]["high"] == pytest.approx(0.5)
+    for by in ("pair", "spectrum"):
+        with pytest.raises(BadInput, match=r"0\.1 or head 3\.1 has zero weights|no pair of heads"):
+            result.plot(by=by, writer="0.1", reader="3.1", kind="Q")
 
 
 def test_a_model_of_one_layer_has_no_channel():
