@@ -125,7 +125,7 @@ def test_a_pointer_to_places_moves_the_two_orders_apart(pointer):
 
 def test_nothing_is_reached_in_random_weights():
     lm = reference.as_lm(reference.pointer(null=True))
-    found = ChannelSteering(components=("0.1.2",), readers=("1.4",), reach=(3,), steps=(5,), draws=4)(
+    found = ChannelSteering(components=("0.1.2",), readers=("1.4",), reach=(3,), steps=(3,), draws=3)(
         lm, reference.pointer_pairs(7)
     )
     span = {arm: float(np.ptp(found.values().sel(arm=arm).mean("prompt").values)) for arm in found.arms}
@@ -145,12 +145,12 @@ def groups_of(lm, task):
 def test_points_are_what_plain_hooks_give(atlas, task, mode):
     """Two components of one head and one of a later layer; the second has already heard what the first was made to say."""
     names, alphas, reader = ("0.1.0", "0.1.3", "2.2.1"), (-1.5, 2.0), (3, 1)
-    found = ChannelSteering(components=names, readers=("3.1",), mode=mode, alphas=alphas, controls=(), **RAW)(
-        atlas, task
+    found = ChannelSteering(components=names, readers=("3.0", "3.1"), mode=mode, alphas=alphas, controls=(), **RAW)(
+        atlas, task[:6]
     )
     module = atlas.module
     vs = [component(module, *map(int, name.split("."))) for name in names]
-    for group in groups_of(atlas, task)[:2]:
+    for group in groups_of(atlas, task[:6])[:1]:
         ids, rows = group.batch.tokens, list(group.index)
         for point in (1, 6):
             alpha = found.data["alpha"].values[point]
@@ -172,7 +172,7 @@ def test_points_are_what_plain_hooks_give(atlas, task, mode):
             assert np.abs(ours - want[:, 0].numpy()).max() < 2e-3
             for span in ("IO", "S1"):
                 column = group.batch.spans[span][:, 0]
-                there = found.values(span).sel(arm="channel").values[point][rows]
+                there = found.values(span, reader="3.1").sel(arm="channel").values[point][rows]
                 assert np.abs(there - look.gather(1, column[:, None])[:, 0].numpy()).max() < 1e-4
 
 
@@ -215,7 +215,7 @@ def test_a_head_set_to_its_own_coordinate_changes_nothing(atlas, task):
     assert abs(float(one.values("logit_diff").squeeze()) - float(one.base("logit_diff").squeeze())) < 1e-4
 
 
-@pytest.mark.parametrize("position", ["S1", "S2"])
+@pytest.mark.parametrize("position", ["S2"])
 def test_other_positions_too(atlas, task, position):
     found = ChannelSteering(
         components=("1.2.0",), readers=("3.1",), mode="coordinate", position=position, alphas=(3.0,), controls=(), **RAW
@@ -261,9 +261,9 @@ def test_real_checkpoints(real_models, name):
 
 
 def test_the_order_of_the_grid_and_batches_do_not_matter(atlas, task):
-    options = {"components": ("0.1.0", "1.2.1"), "readers": ("3.1", "2.0"), "controls": ("same_head",)}
-    one = ChannelSteering(alphas=(-2.0, 1.0), **options)(atlas, task[:4])
-    other = ChannelSteering(alphas=(1.0, -2.0), max_rows=1, **options)(atlas, task[:4])
+    options = {"components": ("0.1.0", "1.2.1"), "readers": ("2.0",), "controls": ("same_head",)}
+    one = ChannelSteering(alphas=(-2.0, 1.0), **options)(atlas, task[:3])
+    other = ChannelSteering(alphas=(1.0, -2.0), max_rows=1, **options)(atlas, task[:3])
     for outcome in ("score", "logit_diff", "accuracy"):
         first, second = (found.grid(found.values(outcome, reader="2.0")) for found in (one, other))
         again = second.sel(axis_0=first["axis_0"].values, axis_1=first["axis_1"].values)
