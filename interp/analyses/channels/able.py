@@ -91,7 +91,7 @@ class Ability:
         """Which components are there and can be told from their neighbours, bool [head, component]."""
         s = self.parts(layer).values
         close = (s[:, :-1] - s[:, 1:]) <= DEGENERATE * s[:, :-1]
-        none = torch.zeros_like(close[:, :1])
+        none = torch.zeros_like(s[:, :1], dtype=torch.bool)
         return (s > 0) & ~torch.cat([none, close], 1) & ~(torch.cat([close, none], 1) & (s > 0))
 
     def scores(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
 """Largest difference between the sum of the parts and the whole that rounding explains, relative to the largest part."""
+RMS = 1e-6
+"""The same in float64 where norms are RMSNorms, which transformers computes in float32 whatever the model's precision."""
 FLAT = 1e-6
 """Standard deviation of scores over keys, relative to the largest score, below which they are all the same but for rounding."""
 
@@ -67,6 +69,7 @@ class Split:
         self._gain = [None if gain is None else gain.detach().double().cpu() for gain in gains]
         self.first = [Site("embed")] + ([Site("pos_embed")] if lm.spec.positions == "learned" else [])
         self.sources = self._sources()
+        self.tolerance = max(TOLERANCE[lm.spec.dtype], RMS if lm.spec.norm == "rms" else 0.0)
         self._centre = able.setting.folded and lm.spec.norm == "layer"
         self._groups = self._grouped(able)
 
@@ -199,7 +202,7 @@ class Split:
         largest = torch.maximum(held.abs().amax(dim=0), whole.abs())
         off = (held.sum(dim=0) - whole).abs() / torch.where(largest > 0, largest, 1.0)
         worst = float(torch.where(asked.known, off, 0.0).max())
-        if not worst <= TOLERANCE[self.lm.spec.dtype]:
+        if not worst <= self.tolerance:
             raise InterpError(
                 f"what all writers contribute to {link[0]} of head {link[1]} of {self.lm.spec.name} should sum to its own, and is off by "
                 f"{worst:.2g} of the largest part. This model writes something that is not a named component; the split would be wrong."

@@ -187,7 +187,12 @@ class ChannelUse(Analysis[ChannelUseResult]):
     def _channels(self, lm: "LM", able: Ability) -> list[Channel]:
         writers, readers = self._named(lm)
         if writers and readers and all(isinstance(writer, Component) for writer in writers):
-            return [Channel(one, kind, reader) for one in writers for kind in self.kinds for reader in readers]  # type: ignore[arg-type]
+            every = [Channel(one, kind, reader) for one in writers for kind in self.kinds for reader in readers]  # type: ignore[arg-type]
+            if deaf := [channel for channel, score in zip(every, able.of(every)[0], strict=True) if np.isnan(score)]:
+                raise BadInput(
+                    f"{deaf[0].link} reads nothing: its matrix is zero. Name another reader, or leave out kind {deaf[0].kind!r}."
+                )
+            return every
         return able.strongest(self.n, kinds=self.kinds, writers=writers, readers=readers, by=self.rank_by)
 
     def _beside(self, able: Ability, chosen: Sequence[Channel]) -> tuple[list[Channel], int]:

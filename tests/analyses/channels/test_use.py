@@ -280,6 +280,36 @@ def test_scores_that_are_capped_are_refused():
         ChannelUse(n=2, readers=("2.1",))(lm, Corpus.from_ids([tokens(1, 9)[0]]))
 
 
+@pytest.mark.parametrize(
+    ("family", "dtype", "bound"),
+    [("gpt2", torch.float64, 1e-13), ("llama", torch.float64, 1e-6), ("gemma3_text", torch.bfloat16, 5e-2)],
+)
+def test_parts_sum_in_every_precision(family, dtype, bound):
+    lm = wrap(tiny(family, dtype=dtype), words(), family)
+    found = ChannelUse(n=3, beside=False)(lm, Corpus.from_ids([tokens(1, 11)[0]]))
+    assert float(found.data["remainder"].max()) < bound
+    assert np.allclose(found.data["source_share"].sum("source"), 1.0, atol=5 * bound)
+
+
+def test_heads_of_one_dimension_have_one_component_to_rank_by_score():
+    lm, data = wrap(tiny("gpt2", n_head=32), words(), "narrow"), Corpus.from_ids([tokens(1, 9)[0]])
+    found = ChannelUse(n=3, rank_by="score")(lm, data)
+    assert found.data.sizes["channel"] == 3 and np.allclose(found.data["head_share"], 1.0)
+    with pytest.raises(BadInput, match="Rank by score"):
+        ChannelUse(n=3)(lm, data)
+
+
+def test_a_head_that_reads_nothing_is_refused_by_name_and_never_chosen():
+    model = tiny("gpt2")
+    with torch.no_grad():
+        model.transformer.h[2].attn.c_attn.weight[:, 8:16] = 0  # queries of head 2.1
+    lm, data = wrap(model, words(), "deaf"), Corpus.from_ids([tokens(1, 9)[0]])
+    with pytest.raises(BadInput, match=r"Q 2\.1 reads nothing"):
+        ChannelUse(writers=("0.1.0",), readers=("2.1",))(lm, data)
+    found = ChannelUse(readers=("2.1",), n=4, beside=False)(lm, data)
+    assert set(found.data["kind"].values) == {"V"}
+
+
 # Ability, store, and the rest
 
 
