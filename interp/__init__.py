@@ -53,6 +53,7 @@ _PUBLIC = {
     "ChannelUse": "interp.analyses.channels.use:ChannelUse",
     "ComponentWords": "interp.analyses.channels.words:ComponentWords",
     "LaundryList": "interp.analyses.channels.laundry:LaundryList",
+    "LaundryResult": "interp.analyses.channels.laundry_result:LaundryResult",
     "LogitLens": "interp.analyses.lens:LogitLens",
     "HeadScores": "interp.analyses.heads:HeadScores",
     "LossByPosition": "interp.analyses.loss:LossByPosition",
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from interp.analyses.channels import edit_components as edit_components
     from interp.analyses.channels.discover import ChannelCircuit as ChannelCircuit
     from interp.analyses.channels.laundry import LaundryList as LaundryList
+    from interp.analyses.channels.laundry_result import LaundryResult as LaundryResult
     from interp.analyses.channels.patch import ChannelPatching as ChannelPatching
     from interp.analyses.channels.patch_result import ChannelPatchingResult as ChannelPatchingResult
     from interp.analyses.channels.steer import ChannelSteering as ChannelSteering

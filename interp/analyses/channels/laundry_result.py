@@ -233,8 +233,9 @@ class LaundryResult(Result):
             cells = " ".join(f"{float(mean.sel(rule=rule)):>16.2f}" for rule in shown)
             lines.append(f"{table['arm'].values[number]!s:<21} {cells}")
         known = ", ".join(f"{rule}: {self.data['knows'].sel(rule=rule).item()}" for rule in shown)
+        lines.append(f"what the rules know: {known}")
         lines.append(
-            f"what the rules know: {known}; second list is the oracle region by construction; controls are means of lengths"
+            "controls: means of lengths; `second list`, read off the tokens, is the oracle region by construction"
         )
         return tuple(lines)
 

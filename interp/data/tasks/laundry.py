@@ -228,9 +228,10 @@ def _forms(
         have = len(_unnamed(form, objects))
         if have < items:
             of = f"of the {len(lexicon.objects)} objects can stand in {form!r} as one token each in {tokenizer.name}"
+            fewer = f"Ask for at most {have} items, give" if have > 1 else "Give"
             raise BadInput(
-                f"{have} {of}, and a list of {items} needs as many. Ask for at most {have} items, give others with "
-                "Lexicon(objects=(...)), or allow things of several tokens (pieces=3)."
+                f"{have} {of}, and a list of {items} needs as many. {fewer} others with Lexicon(objects=(...)), or allow things of several "
+                "tokens (pieces=3)."
             )
     return forms
 

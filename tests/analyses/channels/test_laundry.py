@@ -240,9 +240,13 @@ def test_results_are_saved_and_said(tmp_path):
     assert isinstance(again, LaundryResult) and again.data.identical(found.data)
     assert again.report_lines() == found.report_lines() and len(found.headline()) == 3
     lines = found.report_lines()
-    assert len(lines) == 6 and "oracle region" in lines[1] and "own answer: model" in lines[-1]
+    assert len(lines) == 7 and "oracle region" in lines[1] and "own answer: model" in lines[-2]
     assert found.thumbnail().dims == ("length", "item") and len(found.to_frame()) == 14 * 10
-    assert interp.LaundryList is LaundryList and found.looking()["mean"].shape == (2,)
+    assert (
+        interp.LaundryList is LaundryList
+        and interp.LaundryResult is LaundryResult
+        and found.looking()["mean"].shape == (2,)
+    )
     cost = LaundryList(**SMALL).cost(*atlas())
     assert 100 < cost.forwards < 1000 and "18 grid points" in cost.note
 
