@@ -41,6 +41,7 @@ class ChannelCircuitResult(Result):
     data:
         score         [edge]    composition score; of a block or a whole head the root mean square over its components
         z             [edge]    among the source head's other components (a whole head: among the other heads of its layer), or NaN
+        z_readers     [edge]    of the reader among the other heads of its layer: what all of them read is a broadcast, and no channel
         log10_p, log10_adjusted, log10_null [edge]   analytic null, the same corrected, and the null that confirmed, uncorrected
         value, gap    [edge]    singular value of the source, and the next one's ratio to it, inverted (s_i / s_{i+1}); NaN for heads
         cosine        [edge]    for values: how well the reader's component `through` reads it
@@ -65,15 +66,15 @@ class ChannelCircuitResult(Result):
         return str(self.data.attrs["start"])
 
     def edges(self) -> "pd.DataFrame":
-        """A row for each channel: source, kind, destination, through, score, over (its ratio to chance), z, log10_p, log10_adjusted,
-        log10_null, step; nearest steps first, then by significance."""
+        """A row for each channel, nearest steps first, then by significance: source, kind, destination, through, score, over (its ratio to
+        chance), and the other variables of an edge."""
         import pandas as pd
 
         names = (
-            "source", "kind", "destination", "through", "score", "z", "log10_p", "log10_adjusted", "log10_null", "value", "gap",
-            "cosine", "step",
+            "source", "kind", "destination", "through", "score", "z", "z_readers", "log10_p", "log10_adjusted", "log10_null", "value",
+            "gap", "cosine", "step",
         )  # fmt: skip
-        frame = pd.DataFrame({name: self.data[name].values for name in names})
+        frame = pd.DataFrame({name: self.data[name].values for name in names if name in self.data})
         frame.insert(5, "over", frame["score"] * self.data.attrs["free"] ** 0.5)
         order = np.lexsort((frame["log10_p"], np.sign(frame["step"]), frame["step"].abs()))
         return frame.iloc[order].reset_index(drop=True)
@@ -152,7 +153,7 @@ class ChannelCircuitResult(Result):
         ]
         if self.data.sizes["edge"]:
             short = self.edges()[
-                ["step", "source", "kind", "destination", "score", "over", "z", "log10_p", "log10_null"]
+                ["step", "source", "kind", "destination", "score", "over", "z", "z_readers", "log10_p", "log10_null"]
             ]
             lines += short.head(30).to_string(index=False, float_format=lambda x: f"{x:.3g}").splitlines()
             if len(short) > 30:

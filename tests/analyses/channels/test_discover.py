@@ -7,7 +7,7 @@ from scipy import stats
 
 import interp
 from interp import Prompt, PromptPair
-from interp.analyses.channels import Setting, decompose
+from interp.analyses.channels import Setting, decompose, reader
 from interp.analyses.channels.channel_circuit import IOI_HEADS, recovered
 from interp.analyses.channels.component import Head
 from interp.analyses.channels.discover import ChannelCircuit
@@ -59,6 +59,7 @@ def test_a_planted_channel_is_found_from_both_ends_and_nothing_else(planted, cha
         assert row["score"] == pytest.approx(score, abs=1e-6) and row["over"] == pytest.approx(
             score * 127**0.5, abs=1e-4
         )
+        assert row["z_readers"] > 3  # nobody else reads it
         assert row["z"] > 10 and row["log10_adjusted"] < -100 and row["log10_null"] < -100
         assert row["value"] == pytest.approx(4096 * 0.8**channel.component, rel=1e-5)  # the gain of the norm is 4096
         assert row["gap"] == pytest.approx(1.25, rel=1e-4)
@@ -335,6 +336,21 @@ def test_what_is_found_in_the_weights_of_atlas_is_what_carries_induction(atlas):
     assert row["overlap"] == 2 and row["p_overlap"] == pytest.approx(1 / 120)
     assert "K:1.1" in found.agreement()["receiver"].tolist() and np.isnan(found.agreement()["effect_linked"][1])
     assert "agreement" in found.families().index and "all" in next(name for name in found.headline() if "rank" in name)
+
+
+def test_a_broadcast_is_told_from_a_channel(real_models):
+    """Nearly all heads of layer 1 read one component of layer 0: significant, outstanding in its head, and not private at all."""
+    lm = interp.load(str(real_models / "tinytalk-slang"))
+    found = ChannelCircuit(start="0.10.0", direction="downstream", depth=1, most=100)(lm)
+    first = found.edges().query("kind == 'K'")
+    first = first[first["destination"].str.startswith("1.")]
+    assert len(first) > 8 and (first["z"] > 4).all() and (first["z_readers"] < 3).all()
+    row = first.iloc[0]
+    _, head = map(int, row["destination"].split("."))
+    side = reader(lm, 1, "K").side
+    score = (decompose(lm, 0).write[10, 0] @ side).norm(dim=-1).numpy()
+    others = np.delete(score, head)
+    assert row["z_readers"] == pytest.approx((score[head] - others.mean()) / others.std(ddof=1), rel=1e-6)
 
 
 def test_grouped_keys_are_patched_as_the_group(real_models):
