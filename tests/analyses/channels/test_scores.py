@@ -67,8 +67,8 @@ def compare(lm, result, *, folded, within, offset=None):
 @pytest.mark.parametrize("folded", [True, False])
 def test_scores_are_those_of_full_matrices(atlas, folded):
     # folded views are rounded to float32, so the plain float64 arithmetic of the oracle is that far away
-    compare(atlas, Channels(precision="float64", folded=folded)(atlas), folded=folded, within=2e-6 if folded else 1e-10)
-    compare(atlas, Channels(folded=folded)(atlas), folded=folded, within=2e-6 if folded else 1e-6)
+    compare(atlas, Channels(precision="float64", folded=folded)(atlas), folded=folded, within=5e-7 if folded else 1e-10)
+    compare(atlas, Channels(folded=folded)(atlas), folded=folded, within=5e-7)
 
 
 @pytest.mark.parametrize("folded", [True, False])
@@ -76,7 +76,7 @@ def test_grouped_queries_and_rotation_on_a_real_checkpoint(story, folded):
     result = Channels(precision="float64", folded=folded, offsets=(3,))(story)
     assert list(result.data["kind"].values) == ["Q@3", "K@3", "V"] and result.data.attrs["n_kv_heads"] == 4
     # the model's own frequencies are float32, and so are the angles that it turns by
-    compare(story, result, folded=folded, within=1e-6 if folded else 1e-7, offset=3)
+    compare(story, result, folded=folded, within=5e-7 if folded else 1e-7, offset=3)
     short = Channels(folded=folded, offsets=(3,))(story)
     for name in ("score", "total"):
         assert float(np.abs(short.data[name] - result.data[name]).max()) < 1e-6
@@ -252,7 +252,7 @@ def test_one_reader_and_one_writer_alone(atlas, story):
         result.into("2.1", kind="Q")
     with pytest.raises(BadInput, match=r"Compute these alone with `scores_into\(lm, reader, kind=...\)`"):
         Channels(most=0)(atlas).into("2.1", kind="Q")
-    with pytest.raises(BadInput, match=r"'9\.9' is not in this result"):
+    with pytest.raises(BadInput, match=r"'9\.9(\.1)?' is not in this result"):
         result.of("9.9.1", kind="V")
 
 
@@ -362,6 +362,21 @@ def test_every_kind_of_family_is_scored(family):
             offset = None if "@" not in kind else 2
             alone = scores_into(lm, "3.3", kind=kind[0], setting=Setting(folded), offset=offset)
             assert np.allclose(result.into("3.3", kind=kind), alone, atol=1e-12)
+
+
+def test_heads_of_one_dimension_and_one_shared_head():
+    thin = tiny_lm("gpt2", "nnsight", n_head=32)
+    result = Channels(precision="float64")(thin)
+    compare(thin, result, folded=True, within=5e-7)
+    assert (
+        result.data.sizes["component"] == 1
+        and bool(result.data["best_z"].isnull().all())
+        and len(result.headline()) == 2
+    )
+    known = result.data["total"].notnull()
+    assert float(np.abs(result.data["best"] - result.data["total"]).where(known).max()) < 1e-12
+    shared = tiny_lm("llama", "nnsight", num_key_value_heads=1)
+    compare(shared, Channels(precision="float64", offsets=(2,))(shared), folded=True, within=5e-7, offset=2)
 
 
 def test_what_has_no_component_is_said(planted):
