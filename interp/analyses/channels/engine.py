@@ -29,7 +29,7 @@ from torch import Tensor
 from interp.core.errors import BadInput, one_of
 
 from .component import Component, Head
-from .decompose import ROUNDING
+from .decompose import ROUNDING, single
 from .factors import DEFAULT, KINDS, Factors, Setting, ov, qk
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def scores_of(
 ) -> xr.DataArray:
     """Scores of one component into every later head, [reader_layer, reader_head], float64; NaN where a head does not read.
 
-    Raises `BadInput` for a component beyond its head's rank, and of the last layer, which no head reads.
+    Raises `BadInput` for a component beyond its head's rank, one that cannot be told from its neighbours, and of the last layer.
     """
     name = Component.parse(writer).check(lm)
     later = range(name.layer + 1, lm.spec.n_layers)
@@ -246,11 +246,8 @@ def scores_of(
         raise BadInput(
             f"no head reads what {str(name)!r} writes: it is in the last layer. Name one of an earlier layer."
         )
-    every = write_layer(lm, name.layer, setting)
-    rank = int(every.known[name.head].sum())
-    if name.index >= rank:
-        raise BadInput(f"there is no component {str(name)!r}: head {name.owner} has rank {rank}.")
-    one = every.only(name.head, name.index)
+    single(lm, name, setting)  # refuses what does not exist, and what cannot be told from its neighbours
+    one = write_layer(lm, name.layer, setting).only(name.head, name.index)
     rows = [one.score(read_layer(lm, layer, [kind], setting, offset=offset)[kind])[0, 0].numpy() for layer in later]
     return xr.DataArray(
         np.stack(rows), {"reader_layer": list(later)}, dims=("reader_layer", "reader_head"), name="score"

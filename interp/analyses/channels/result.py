@@ -120,13 +120,19 @@ class ChannelResult(Result):
     def of(self, writer: "str | Component", *, kind: str) -> xr.DataArray:
         """Scores of one component into every later head, [reader_layer, reader_head].
 
-        Raises `BadInput` where the scores were not kept, for components that do not exist, and of the last layer, which no head reads.
+        Raises `BadInput` where the scores were not kept, for components that do not exist or cannot be told from their neighbours, and of
+        the last layer, which no head reads.
         """
         one = Component.parse(writer)
-        head = self._head(one.owner)
+        head = self._head(one.owner, str(one))
         rank = int(self.data["rank"].values[head.layer, head.head])
         if one.index >= rank:
             raise BadInput(f"there is no component {str(one)!r}: head {head} has rank {rank}.")
+        if not 1 - 1 / self._gaps()[head.layer, head.head, one.index] > DEGENERATE:
+            raise BadInput(
+                f"component {str(one)!r} cannot be told from its neighbours: their singular values agree to {DEGENERATE:g}, so it has no "
+                "score of its own. Look at all of the head's: `into(reader, kind=...)`."
+            )
         if head.layer == self.data.sizes["layer"] - 1:
             raise BadInput(
                 f"no head reads what {str(one)!r} writes: it is in the last layer. Name one of an earlier layer."
@@ -203,11 +209,11 @@ class ChannelResult(Result):
         one_of("kind", kind, [str(name) for name in self.data["kind"].values])
         return kind
 
-    def _head(self, name: "str | Head") -> Head:
-        head, sizes = Head.parse(name), self.data.sizes
+    def _head(self, name: "str | Head", said: str = "") -> Head:
+        head, sizes, name = Head.parse(name), self.data.sizes, said or str(name)
         if head.layer >= sizes["layer"] or head.head >= sizes["head"]:
             raise BadInput(
-                f"{str(head)!r} is not in this result, which has layers 0 to {sizes['layer'] - 1} and heads 0 to {sizes['head'] - 1}."
+                f"{name!r} is not in this result, which has layers 0 to {sizes['layer'] - 1} and heads 0 to {sizes['head'] - 1}."
             )
         return head
 

@@ -183,6 +183,35 @@ def test_heads_of_low_rank():
                 ask()
 
 
+def test_components_that_cannot_be_told_apart():
+    """Two equal singular values: one of the two has no direction, no score and no edit of its own; both together have."""
+    lm = load("pointer")
+    parts = decompose(lm, 0, Setting(folded=False))
+    values = parts.values[1].clone()
+    values[5] = values[4]
+    root = values.sqrt()
+    with lm.edit_weights({"W_V.0.1": parts.read[1].T * root, "W_O.0.1": root[:, None] * parts.write[1]}):
+        result = Channels()(lm)
+        asked = [
+            lambda: single(lm, "0.1.5"), lambda: subspace(lm, ["0.1.5"]), lambda: scores_of(lm, "0.1.5", kind="Q"),
+            lambda: result.of("0.1.5", kind="Q"), lambda: edit_components(lm, "0.1.5").__enter__(),
+            lambda: component_edit(lm, {"0.1.4": 0.0, "0.1.5": 0.5}), lambda: ChannelCircuit(start="0.1.5")(lm),
+            lambda: ComponentWords(components=("0.1.5",)).check(lm, None),
+            *(lambda ask=ask: ask("0.1.5", "1.4")(lm, PAIRS) for ask in ASK.values()),
+        ]  # fmt: skip
+        for ask in asked:
+            with pytest.raises(
+                BadInput, match=r"cannot be told from|components 4 to 5 of head 0\.1 have singular values that agree"
+            ):
+                ask()
+        listed = result.channels(200).set_index("writer")["alone"]
+        assert not listed["0.1.5"].any() and listed["0.1.2"].all()
+        both = subspace(lm, ["0.1.4", "0.1.5"])
+        assert torch.allclose(both.T @ both, parts.write[1, 4:6].T @ parts.write[1, 4:6], atol=1e-5)
+        with edit_components(lm, ["0.1.4", "0.1.5"]):
+            assert int(decompose(lm, 0).rank[1]) == 14
+
+
 def test_weights_that_are_not_numbers():
     lm = load("channels")
     for name, bad in (("W_V", torch.nan), ("W_K", torch.inf)):
@@ -241,6 +270,8 @@ def test_components_that_are_not_there(name, said):
 
 def test_a_head_where_a_component_is_needed():
     lm = load("pointer")
+    with pytest.raises(BadInput, match=r"'8\.10\.1' is not in this result"):
+        Channels()(lm).of("8.10.1", kind="Q")
     for ask in (
         lambda: single(lm, "0.1"), lambda: subspace(lm, ["0.1"]), lambda: scores_of(lm, "0.1", kind="Q"),
         lambda: ComponentWords(components=("0.1",)).check(lm, None), lambda: ASK["steer"]("0.1", "1.4"), lambda: ASK["patch"]("0.1", "1.4"),
