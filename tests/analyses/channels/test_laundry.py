@@ -42,18 +42,19 @@ def on_atlas() -> LaundryResult:
 
 
 @cache
-def planted(*, closed: bool = False):
-    return interp.reference.as_lm(interp.reference.laundry(closed=closed)), interp.reference.laundry_words()
+def planted(closed: bool):
+    made = interp.reference.laundry(closed=closed)
+    return made, interp.reference.as_lm(made), interp.reference.laundry_words()
 
 
 @cache
-def on_planted(closed: bool = False) -> LaundryResult:
+def on_planted(closed: bool) -> LaundryResult:
     config = LaundryList(
         lengths=(7,), prompts=28, reader="1.4", components=("0.1.2", "0.1.5") if closed else (), points=5, reach=2.0, orders=0,
         gammas=(0.0, 3.0),
         controls=() if closed else ("same_head", "random_head"),
     )  # fmt: skip
-    return config(*planted(closed=closed))
+    return config(*planted(closed)[1:])
 
 
 # ---------------------------------------------------------------- rules
@@ -105,10 +106,10 @@ def test_rules_pick_what_they_know():
 
 
 def test_only_who_knows_the_answer_gains_from_a_pointer_that_is_set_by_hand():
-    found = on_planted()
+    found = on_planted(False)
     assert set(found.data["axis"].values) == {"0.1.2", "0.1.5"} and found.data.attrs["found"] == ["components"]
-    lists = LaundryList(lengths=(7,), prompts=28).lists(*planted())[7]
-    words = interp.reference.laundry().answers["told"]
+    lists = LaundryList(lengths=(7,), prompts=28).lists(*planted(False)[1:])[7]
+    words = planted(False)[0].answers["told"]
     told = [words[one.meta["items"][0]] for one in lists.prompts]
     assert found.data["answered"].sel(length=7).values.tolist() == told  # what the first word says
     table = found.steering().transpose("arm", "rule", "length").sel(arm="channel")
@@ -130,12 +131,12 @@ def test_only_who_knows_the_answer_gains_from_a_pointer_that_is_set_by_hand():
 
 
 def test_a_pointer_without_size_points_nowhere_and_larger_ones_point_alike():
-    table = on_planted().editing()
+    table = on_planted(False).editing()
     assert (table["mean"].sel(gamma=0.0) <= 0.05).all() and (table["gain"].sel(gamma=3.0) == 0).all()
 
 
 def test_a_closed_channel_gains_nothing_whatever_is_known():
-    found = on_planted(closed=True)
+    found = on_planted(True)
     table = found.steering().sel(arm="channel")
     assert (found.reachable() == 0).all() and (
         table["gain"].drop_sel(rule=["hindsight", "oracle point", "single point"]) == 0
@@ -143,7 +144,7 @@ def test_a_closed_channel_gains_nothing_whatever_is_known():
     assert (table["mean"].sel(rule="hindsight") < 0.2).all()
     assert (found.data["attention"].max("item") - found.data["attention"].min("item") < 1e-6).all()
     with pytest.raises(BadInput, match="reads 0 components that can be told apart; 2 were asked for"):
-        LaundryList(lengths=(3,), prompts=6, reader="1.4", orders=0)(*planted(closed=True))
+        LaundryList(lengths=(3,), prompts=6, reader="1.4", orders=0)(*planted(True)[1:])
 
 
 # ---------------------------------------------------------------- atlas
@@ -355,7 +356,7 @@ def test_bad_input_is_refused():
         with pytest.raises(BadInput, match=message):
             LaundryList(**options)(lm, data)
     with pytest.raises(BadInput, match=r"7 of the 44 objects .* a reference checkpoint are interp.reference.lexicon"):
-        LaundryList(lengths=(9,))(planted()[0])
+        LaundryList(lengths=(9,))(planted(False)[1])
     with pytest.raises(BadInput, match="no orders were tried"):
         LaundryResult(on_atlas().data.drop_vars(["order_logprob", "order_missing"])).order()
     with pytest.raises(BadInput, match="scoring"):
