@@ -64,6 +64,7 @@ _PUBLIC = {
     "Readout": "interp.analyses.channels:Readout",
     "edit_components": "interp.analyses.channels:edit_components",
     "ChannelCircuit": "interp.analyses.channels.discover:ChannelCircuit",
+    "ChannelCircuitResult": "interp.analyses.channels.channel_circuit:ChannelCircuitResult",
     # results and figures
     "open": "interp.core.artifact:open_result",
     "figures": "interp.figures",
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from interp.analyses.channels import ComponentAblationResult as ComponentAblationResult
     from interp.analyses.channels import Readout as Readout
     from interp.analyses.channels import edit_components as edit_components
+    from interp.analyses.channels.channel_circuit import ChannelCircuitResult as ChannelCircuitResult
     from interp.analyses.channels.discover import ChannelCircuit as ChannelCircuit
     from interp.analyses.channels.laundry import LaundryList as LaundryList
     from interp.analyses.channels.laundry_result import LaundryResult as LaundryResult
