@@ -42,6 +42,11 @@ def on_atlas() -> LaundryResult:
 
 
 @cache
+def loaded(folder: str):
+    return interp.load(folder)
+
+
+@cache
 def planted(closed: bool):
     made = interp.reference.laundry(closed=closed)
     return made, interp.reference.as_lm(made), interp.reference.laundry_words()
@@ -52,7 +57,7 @@ def on_planted(closed: bool) -> LaundryResult:
     config = LaundryList(
         lengths=(7,), prompts=28, reader="1.4", components=("0.1.2", "0.1.5") if closed else (), points=5, reach=2.0, orders=0,
         gammas=(0.0, 3.0),
-        controls=() if closed else ("same_head", "random_head"),
+        controls=() if closed else ("same_head",),
     )  # fmt: skip
     return config(*planted(closed)[1:])
 
@@ -108,10 +113,10 @@ def test_rules_pick_what_they_know():
 def test_only_who_knows_the_answer_gains_from_a_pointer_that_is_set_by_hand():
     found = on_planted(False)
     assert set(found.data["axis"].values) == {"0.1.2", "0.1.5"} and found.data.attrs["found"] == ["components"]
-    lists = LaundryList(lengths=(7,), prompts=28).lists(*planted(False)[1:])[7]
+    lists = LaundryList(lengths=(7,), prompts=14).lists(*planted(False)[1:])[7]
     words = planted(False)[0].answers["told"]
     told = [words[one.meta["items"][0]] for one in lists.prompts]
-    assert found.data["answered"].sel(length=7).values.tolist() == told  # what the first word says
+    assert found.data["answered"].sel(length=7).values[:14].tolist() == told  # what the first word says
     table = found.steering().transpose("arm", "rule", "length").sel(arm="channel")
     for rule in ("oracle region", "oracle point", "hindsight", "second list"):
         assert (table["mean"].sel(rule=rule) == 1).all() and (table["gain_lo"].sel(rule=rule) > 0.3).all()
@@ -119,9 +124,8 @@ def test_only_who_knows_the_answer_gains_from_a_pointer_that_is_set_by_hand():
     for rule in ("single point", "own attention", "own answer", "self-consistent"):
         assert table["gain_lo"].sel(rule=rule, length=7) <= 0 and table["mean"].sel(rule=rule, length=7) < 0.35
     assert found.reachable().values.tolist() == [7] and (found.reachable("same_head") <= 1).all()
-    for arm in ("same_head", "random_head"):
-        assert (found.steering()["gain"].sel(arm=arm, rule="oracle region") == 0).all()
-        assert (found.steering()["gain"].sel(arm=arm, rule="hindsight") < 0.2).all()
+    control = found.steering()["gain"].sel(arm="same_head")
+    assert (control.sel(rule="oracle region") == 0).all() and (control.sel(rule="hindsight") < 0.2).all()
     owners = found.owners(7)
     assert set(owners.values.ravel()) == {-1, *range(7)} and owners.sel(axis_0=0.0, axis_1=0.0) == -1
     for place, point in enumerate(found.data["region"].sel(arm="channel", length=7).values):
@@ -155,7 +159,15 @@ def test_a_steered_point_is_what_plain_hooks_make_of_it(mode):
     lm, words = atlas()
     found = LaundryList(
         **SMALL
-        | {"lengths": (4,), "reader": "3.3", "components": ("2.1.1", "1.2.0"), "mode": mode, "orders": 0, "gammas": ()}
+        | {
+            "lengths": (4,),
+            "reader": "3.3",
+            "components": ("2.1.1", "1.2.0"),
+            "mode": mode,
+            "controls": (),
+            "orders": 0,
+            "gammas": (),
+        }
     )(lm, words)
     data, lists = found.data, draw_lists(lm, 4, n=14, lexicon=words)
     module, point, row = lm.module, 3, 5
@@ -288,9 +300,9 @@ def test_variance_by_order_is_split_between_place_and_the_rest():
     )
     assert table["expected"].tolist() == pytest.approx([2 / 5, 6 / 13]) and table["orders"].tolist() == [6, 14]
     rng = np.random.default_rng(0)
-    noise = np.where(places < 0, np.nan, rng.normal(size=(8, *places.shape)))
+    noise = np.where(places < 0, np.nan, rng.normal(size=(4, *places.shape)))
     mean = np.mean([made(order_logprob=one).order("logprob")["adjusted"] for one in noise], axis=0)
-    assert np.abs(mean).max() < 0.3
+    assert np.abs(mean).max() < 0.4
     flat = np.where(places < 0, np.nan, -1.0)
     assert np.isnan(made(order_logprob=flat).order()["share"]).all()
 
@@ -313,7 +325,7 @@ def test_orders_share_everything_else_and_are_measured():
 
 @pytest.mark.parametrize(("name", "pieces"), [("tinytalk-chat", 1), ("stories260K-llama", 9)])
 def test_any_tokenizer_can_be_asked_without_steering(real_models, name, pieces):
-    lm = interp.load(str(real_models / name))
+    lm = loaded(str(real_models / name))
     found = LaundryList(lengths=(2, 5), prompts=10, axes=0, orders=10, sets=2, pieces=pieces)(lm)
     assert set(found.right().values.ravel()) <= {0.0, 1.0} and "chosen" not in found.data
     assert np.isfinite(found.data["attention"].sel(length=5).values[:, :5]).all() and len(found.report_lines()) == 3
@@ -324,7 +336,7 @@ def test_any_tokenizer_can_be_asked_without_steering(real_models, name, pieces):
 
 
 def test_rotary_models_are_steered_at_the_distance_of_the_list(real_models):
-    lm = interp.load(str(real_models / "stories260K-llama"))
+    lm = loaded(str(real_models / "stories260K-llama"))
     found = LaundryList(lengths=(3,), prompts=6, points=2, axes=1, orders=0, gammas=(0.5,), pieces=9, controls=())(lm)
     assert found.data.attrs["offset"] > 5 and found.data.sizes["point"] == 3 and found.data.sizes["arm"] == 1
     assert np.isfinite(found.data["steered_logprob"]).all() and "over" not in found.steering()
