@@ -194,7 +194,7 @@ def _verb(method: Method) -> Any:
 
         module, _, name = method.analysis.partition(":")
         analysis = getattr(importlib.import_module(module), name)
-        without = () if method.two_models else ("other",)
+        without: tuple[str, ...] = () if method.two_models else ("other",)
         if analysis.takes in NO_PROMPTS:
             without += ("facts", "pairs", "task", "skip_bad", "limit")
         command = with_options(_command(method, analysis), analysis, without=without)

@@ -180,13 +180,14 @@ def channels(result: Any) -> Section:
         for head, score in enumerate(best.sel(kind=kind, reader_layer=layer).values)
         if np.isfinite(score)
     ]  # fmt: skip
+    names, numbers = ("writer", "reader", "kind"), {"score": ".3f", "over_null": ".1f", "z": ".1f", "gap": ".2f"}
     shown = Table(
         ("component", "read by", "as", "composition", "over the null", "z in its head", "gap"),
         tuple(
-            (row["writer"], row["reader"], row["kind"], f"{row['score']:.3f}", f"{row['over_null']:.1f}", f"{row['z']:.1f}", f"{row['gap']:.2f}")
+            (*(row[name] for name in names), *(f"{row[name]:{form}}" for name, form in numbers.items()))
             for row in listed.to_dict("records")
         ),
-    )  # fmt: skip
+    )
     question = (
         "Which component of which head writes where a later head looks? Read off the parameters alone: it says which heads are able to "
         f"talk, not which do. A random direction scores {null:.3f}; trained heads share directions, so most score more."

@@ -2,8 +2,8 @@
 
     OV = Σ s_i u_i v_iᵀ        u_i reads, v_i writes, s falls; component i of head 10 in layer 8 is called `8.10.i`
 
-How. QR of both thin factors and the SVD of a d_head x d_head core, in float64; signs are such that the largest entry of v is positive. The
-full SVD of the d_model x d_model product gives the same and costs (d_model / d_head)² as much.
+How. QR of both thin factors and the SVD of a d_head x d_head core, in float64; signs are such that the largest entry of v is positive (the
+first, of equal ones). The full SVD of the d_model x d_model product gives the same and costs (d_model / d_head)² as much.
 
 When it misleads
 - Where two singular values (nearly) agree, only their common plane is determined, and any two directions in it are as good: `block` says
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 DEGENERATE = 1e-3
 """Relative difference of neighbouring singular values below which their directions are not told apart."""
+TIED = 1e-6
+"""Entries of a direction that differ by less than this share are equally large: the first of them decides the sign."""
 ROUNDING = float(torch.finfo(torch.float32).eps)
 """What weights are stored with, at best: singular values that it explains are zero."""
 
@@ -116,8 +118,9 @@ def components(factors: Factors) -> Components:
     left, right = torch.linalg.qr(factors.left), torch.linalg.qr(factors.right.mT)
     u, s, vt = torch.linalg.svd(left.R @ right.R.mT)
     read, write = (left.Q @ u).mT, vt @ right.Q.mT
-    largest = write.gather(-1, write.abs().argmax(-1, keepdim=True))
-    sign = torch.where(largest < 0, -1.0, 1.0)
+    size = write.abs()
+    first = (size >= size.amax(-1, keepdim=True) * (1 - TIED)).int().argmax(-1, keepdim=True)
+    sign = torch.where(write.gather(-1, first) < 0, -1.0, 1.0)
     limit = s[:, :1] * s.shape[1] * ROUNDING
     none = (s <= limit) | (s == 0)
     gone = torch.where(none, torch.nan, 1.0)[..., None]

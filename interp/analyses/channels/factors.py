@@ -157,7 +157,8 @@ def _reads_folded(lm: "LM", setting: Setting) -> bool:
 
 
 def _wide(weight: Tensor) -> Tensor:
-    return weight.detach().double()
+    """float64, and never a view of the model: what is kept across a weight edit must not change with it."""
+    return weight.detach().to(torch.float64, copy=True)
 
 
 def _with_row(matrix: Tensor, bias: Tensor | None) -> Tensor:
