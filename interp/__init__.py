@@ -46,14 +46,14 @@ _PUBLIC = {
     "EditSequence": "interp.analyses.localization:EditSequence",
     "Channels": "interp.analyses.channels:Channels",
     "ChannelResult": "interp.analyses.channels:ChannelResult",
-    "ChannelSteering": "interp.analyses.channels.steer:ChannelSteering",
-    "SteeringResult": "interp.analyses.channels.steer_result:SteeringResult",
-    "ChannelPatching": "interp.analyses.channels.patch:ChannelPatching",
-    "ChannelPatchingResult": "interp.analyses.channels.patch_result:ChannelPatchingResult",
-    "ChannelUse": "interp.analyses.channels.use:ChannelUse",
-    "ComponentWords": "interp.analyses.channels.words:ComponentWords",
-    "LaundryList": "interp.analyses.channels.laundry:LaundryList",
-    "LaundryResult": "interp.analyses.channels.laundry_result:LaundryResult",
+    "ChannelSteering": "interp.analyses.channels:ChannelSteering",
+    "SteeringResult": "interp.analyses.channels:SteeringResult",
+    "ChannelPatching": "interp.analyses.channels:ChannelPatching",
+    "ChannelPatchingResult": "interp.analyses.channels:ChannelPatchingResult",
+    "ChannelUse": "interp.analyses.channels:ChannelUse",
+    "ComponentWords": "interp.analyses.channels:ComponentWords",
+    "LaundryList": "interp.analyses.channels:LaundryList",
+    "LaundryResult": "interp.analyses.channels:LaundryResult",
     "LogitLens": "interp.analyses.lens:LogitLens",
     "HeadScores": "interp.analyses.heads:HeadScores",
     "LossByPosition": "interp.analyses.loss:LossByPosition",
@@ -63,8 +63,8 @@ _PUBLIC = {
     "ComponentAblationResult": "interp.analyses.channels:ComponentAblationResult",
     "Readout": "interp.analyses.channels:Readout",
     "edit_components": "interp.analyses.channels:edit_components",
-    "ChannelCircuit": "interp.analyses.channels.discover:ChannelCircuit",
-    "ChannelCircuitResult": "interp.analyses.channels.channel_circuit:ChannelCircuitResult",
+    "ChannelCircuit": "interp.analyses.channels:ChannelCircuit",
+    "ChannelCircuitResult": "interp.analyses.channels:ChannelCircuitResult",
     # results and figures
     "open": "interp.core.artifact:open_result",
     "figures": "interp.figures",
@@ -81,22 +81,22 @@ if TYPE_CHECKING:
     from interp import verify as verify
     from interp.analyses.attribution import Attribution as Attribution
     from interp.analyses.attribution import EdgeAttribution as EdgeAttribution
+    from interp.analyses.channels import ChannelCircuit as ChannelCircuit
+    from interp.analyses.channels import ChannelCircuitResult as ChannelCircuitResult
+    from interp.analyses.channels import ChannelPatching as ChannelPatching
+    from interp.analyses.channels import ChannelPatchingResult as ChannelPatchingResult
     from interp.analyses.channels import ChannelResult as ChannelResult
     from interp.analyses.channels import Channels as Channels
+    from interp.analyses.channels import ChannelSteering as ChannelSteering
+    from interp.analyses.channels import ChannelUse as ChannelUse
     from interp.analyses.channels import ComponentAblation as ComponentAblation
     from interp.analyses.channels import ComponentAblationResult as ComponentAblationResult
+    from interp.analyses.channels import ComponentWords as ComponentWords
+    from interp.analyses.channels import LaundryList as LaundryList
+    from interp.analyses.channels import LaundryResult as LaundryResult
     from interp.analyses.channels import Readout as Readout
+    from interp.analyses.channels import SteeringResult as SteeringResult
     from interp.analyses.channels import edit_components as edit_components
-    from interp.analyses.channels.channel_circuit import ChannelCircuitResult as ChannelCircuitResult
-    from interp.analyses.channels.discover import ChannelCircuit as ChannelCircuit
-    from interp.analyses.channels.laundry import LaundryList as LaundryList
-    from interp.analyses.channels.laundry_result import LaundryResult as LaundryResult
-    from interp.analyses.channels.patch import ChannelPatching as ChannelPatching
-    from interp.analyses.channels.patch_result import ChannelPatchingResult as ChannelPatchingResult
-    from interp.analyses.channels.steer import ChannelSteering as ChannelSteering
-    from interp.analyses.channels.steer_result import SteeringResult as SteeringResult
-    from interp.analyses.channels.use import ChannelUse as ChannelUse
-    from interp.analyses.channels.words import ComponentWords as ComponentWords
     from interp.analyses.circuits import CircuitDiscovery as CircuitDiscovery
     from interp.analyses.circuits import CircuitEvaluation as CircuitEvaluation
     from interp.analyses.crossmodel import CrossModelPatching as CrossModelPatching

@@ -73,7 +73,7 @@ METHODS = (
     ),
     Method(
         "channel-circuit",
-        "interp.analyses.channels.discover:ChannelCircuit",
+        "interp.analyses.channels:ChannelCircuit",
         "Channel circuits: from a component to its writers and readers, from the weights.",
         "Channel circuits: which components write what a head reads, and who reads on? From the weights; --agree patches the paths too.",
     ),
@@ -134,19 +134,19 @@ METHODS = (
     ),
     Method(
         "channel-use",
-        "interp.analyses.channels.use:ChannelUse",
+        "interp.analyses.channels:ChannelUse",
         "Channel use: of the heads that are able to talk to one another, which do on these prompts.",
         "Channel use: how strongly are channels written and read on prompts, beside how well they could be? Sums exactly to each reader.",
     ),
     Method(
         "channel-words",
-        "interp.analyses.channels.words:ComponentWords",
+        "interp.analyses.channels:ComponentWords",
         "Component words: what components of heads write and read, in the words of the vocabulary.",
         "Component words: which tokens does a component of a head read and write, beside what random directions would? From weights alone.",
     ),
     Method(
         "laundry",
-        "interp.analyses.channels.laundry:LaundryList",
+        "interp.analyses.channels:LaundryList",
         "Laundry list: which thing was left out, by length and place, and steered through a channel.",
         "Laundry list: how many things can a model keep apart, and does steering one head's attention help it?",
     ),
@@ -158,13 +158,13 @@ METHODS = (
     ),
     Method(
         "channel-steer",
-        "interp.analyses.channels.steer:ChannelSteering",
+        "interp.analyses.channels:ChannelSteering",
         "Channel steering: write along a component by hand, and see where the reader looks.",
         "Channel steering: where can a reader be made to look, and what does the model say, by writing along one to three components?",
     ),
     Method(
         "channel-patch",
-        "interp.analyses.channels.patch:ChannelPatching",
+        "interp.analyses.channels:ChannelPatching",
         "Channel patching: exchange what a component writes between two prompts.",
         "Channel patching: does what components write, taken from the other prompt of a pair, take the answer along?",
     ),

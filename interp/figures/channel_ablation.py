@@ -19,7 +19,7 @@ from .shrink import check_budget
 from .theme import CATEGORY, FAINT, INK, THEMES, Theme, dress, plain, text_size, translucent
 
 if TYPE_CHECKING:
-    from interp.analyses.channels.ablate_result import ComponentAblationResult
+    from interp.analyses.channels.ablation.result import ComponentAblationResult
 
 MOST_WRITERS = 4
 UNITS = {"prob": "P(answer)", "logprob": "log P(answer), nats", "logit_diff": "logit difference", "rank": "rank"}

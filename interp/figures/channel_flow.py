@@ -19,8 +19,8 @@ from .shrink import check_budget
 from .theme import CATEGORY, FAINT, INK, Theme, dress, plain, text_size
 
 if TYPE_CHECKING:
-    from interp.analyses.channels.channel_circuit import ChannelCircuitResult
-    from interp.analyses.channels.result import ChannelResult
+    from interp.analyses.channels.discovery.result import ChannelCircuitResult
+    from interp.analyses.channels.scoring.result import ChannelResult
 
 MOST_EDGES = 80
 """Channels that a graph can still show apart."""

@@ -21,7 +21,7 @@ from .shrink import check_budget
 from .theme import CATEGORY, FAINT, THEMES, Theme, dress, plain
 
 if TYPE_CHECKING:
-    from interp.analyses.channels.laundry_result import LaundryResult
+    from interp.analyses.channels.laundry.result import LaundryResult
 
 ORACLES = ("answer", "outcome", "task")
 """What rules know that nobody has who wants the answer (the rule `second list` reads it off the prompt: it is told the task)."""

@@ -23,7 +23,7 @@ from .export import write_page
 from .theme import QUANTITY
 
 if TYPE_CHECKING:
-    from interp.analyses.channels.result import ChannelResult
+    from interp.analyses.channels.scoring.result import ChannelResult
 
 EXACT = 300_000
 """Pairs of heads, over all kinds, up to which every measure is there, in two bytes each."""

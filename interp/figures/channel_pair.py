@@ -21,7 +21,7 @@ from .shrink import check_budget
 from .theme import FAINT, INK, Theme, colour, dress, text_size, translucent
 
 if TYPE_CHECKING:
-    from interp.analyses.channels.result import ChannelResult
+    from interp.analyses.channels.scoring.result import ChannelResult
 
 MOST_HEADS = 6
 """Writers of one spectrum that can be told apart."""

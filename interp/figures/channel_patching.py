@@ -19,7 +19,7 @@ from .shrink import check_budget
 from .theme import CATEGORY, FAINT, THEMES, Theme, dress, plain
 
 if TYPE_CHECKING:
-    from interp.analyses.channels.patch_result import ChannelPatchingResult
+    from interp.analyses.channels.steering.patch_result import ChannelPatchingResult
 
 NAMES = {
     "channel": "channel", "head": "whole heads", "stream": "whole stream", "row": "what the reader sees", "span": "in its span",

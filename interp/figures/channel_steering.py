@@ -22,7 +22,7 @@ from .shrink import check_budget
 from .theme import FAINT, THEMES, Theme, dress, line_style, plain
 
 if TYPE_CHECKING:
-    from interp.analyses.channels.steer_result import SteeringResult
+    from interp.analyses.channels.steering.steer_result import SteeringResult
 
 MOST_LINES = 8
 """Spans that lines can still tell apart."""

@@ -19,7 +19,7 @@ from .shrink import check_budget
 from .theme import CATEGORY, FAINT, INK, SYMBOLS, THEMES, Theme, dress, plain, text_size
 
 if TYPE_CHECKING:
-    from interp.analyses.channels.use_result import ChannelUseResult
+    from interp.analyses.channels.use.result import ChannelUseResult
 
 SILENT = 0.01
 NAMED = 4

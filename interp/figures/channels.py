@@ -23,7 +23,7 @@ from .shrink import check_budget
 from .theme import INK, THEMES, Theme, colour, dress, line_style, text_size
 
 if TYPE_CHECKING:
-    from interp.analyses.channels.result import ChannelResult
+    from interp.analyses.channels.scoring.result import ChannelResult
 
 VIEWS = ("best", "total", "z", "reader", "histogram", "spectrum", "pair")
 NAMES = {"best": "best", "total": "total", "z": "best_z"}

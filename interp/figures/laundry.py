@@ -22,7 +22,7 @@ from .shrink import check_budget
 from .theme import FAINT, THEMES, Theme, dress
 
 if TYPE_CHECKING:
-    from interp.analyses.channels.laundry_result import LaundryResult
+    from interp.analyses.channels.laundry.result import LaundryResult
 
 SHOWN = {"unsteered": 0, "oracle region": 3, "single point": 4, "self-consistent": 5}
 """Rules of the second panel and their styles: untouched, with the answer known, and two without."""

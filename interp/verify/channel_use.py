@@ -13,7 +13,7 @@ SILENT = "one red two blue three stop"
 def used_channel() -> tuple[bool, str]:
     """The planted channel's contribution, and the reader's log-attention before less after its write is taken out of the query."""
     from interp.analyses.channels import single
-    from interp.analyses.channels.use import ChannelUse
+    from interp.analyses.channels.use.use import ChannelUse
     from interp.core.batch import At
     from interp.core.edit import add, replace
     from interp.data.prompts import Prompt

@@ -62,8 +62,8 @@ def a_closed_channel() -> tuple[bool, str]:
 
 def a_pointer() -> tuple[bool, str]:
     """What one and two components of the planted pointer can make its reader look at, and what patching them between prompts does."""
-    from interp.analyses.channels.patch import ChannelPatching
-    from interp.analyses.channels.steer import ChannelSteering
+    from interp.analyses.channels.steering.patch import ChannelPatching
+    from interp.analyses.channels.steering.steer import ChannelSteering
     from interp.models import reference
 
     made, lm = mechanisms.planted("pointer")

@@ -5,7 +5,7 @@ from . import mechanisms
 
 def a_laundry_list() -> tuple[bool, str]:
     """Accuracy on held-out prompts, untouched and steered, along the pointer and along other components of its head."""
-    from interp.analyses.channels.laundry import LaundryList
+    from interp.analyses.channels.laundry.laundry import LaundryList
     from interp.models import reference
 
     made, lm = mechanisms.planted("laundry")

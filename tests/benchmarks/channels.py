@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from interp.analyses.channels.decompose import components
-from interp.analyses.channels.engine import Readers, Writers, moved, weighed
 from interp.analyses.channels.factors import Factors
-from interp.analyses.channels.tally import Tally
+from interp.analyses.channels.scoring.engine import Readers, Writers, moved, weighed
+from interp.analyses.channels.scoring.tally import Tally
 from interp.core.seed import generator
 from tests.benchmarks import Row, cpu, interleaved, ratio
 

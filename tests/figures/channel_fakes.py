@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from interp.analyses.channels.result import ChannelResult
+from interp.analyses.channels.scoring.result import ChannelResult
 
 from .fakes import rng, stamped
 
@@ -110,7 +110,7 @@ def steering(
     arms: tuple[str, ...] = ("channel", "same_head", "random_head"),
 ) -> Any:
     """A reader whose keys lie on a circle (on a line for one axis): the channel moves its query, the controls hardly do."""
-    from interp.analyses.channels.steer_result import SteeringResult
+    from interp.analyses.channels.steering.steer_result import SteeringResult
 
     ticks = np.linspace(-4, 4, steps)
     alpha = np.stack(np.meshgrid(*[ticks] * axes, indexing="ij"), -1).reshape(-1, axes)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from interp.analyses.channels.ablate_result import ComponentAblationResult
+from interp.analyses.channels.ablation.result import ComponentAblationResult
 from interp.analyses.readout import METRICS
 from interp.core.errors import BadInput
 from interp.figures import channel_ablation

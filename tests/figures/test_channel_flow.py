@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from interp.analyses.channels.channel_circuit import ChannelCircuitResult
+from interp.analyses.channels.discovery.result import ChannelCircuitResult
 from interp.core.errors import BadInput
 from interp.figures import channel_flow
 from interp.figures.shrink import size

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from interp.analyses.channels.laundry_result import LaundryResult
-from interp.analyses.channels.laundry_rules import KNOWS, RULES
+from interp.analyses.channels.laundry.result import LaundryResult
+from interp.analyses.channels.laundry.rules import KNOWS, RULES
 from interp.core.errors import BadInput
 from interp.figures import channel_laundry
 from interp.figures.shrink import size

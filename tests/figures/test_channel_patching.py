@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from interp.analyses.channels.patch_result import AMONG, ChannelPatchingResult
+from interp.analyses.channels.steering.patch_result import AMONG, ChannelPatchingResult
 from interp.analyses.readout import METRICS
 from interp.core.errors import BadInput
 from interp.figures.shrink import size

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from interp.analyses.channels.use_result import ChannelUseResult
+from interp.analyses.channels.use.result import ChannelUseResult
 from interp.core.errors import BadInput
 from interp.figures import channel_use
 from interp.figures.shrink import size

@@ -26,7 +26,7 @@ def test_nothing_is_found_where_nothing_is_planted(case, monkeypatch):
 
 
 def test_a_contribution_that_is_off_is_caught(monkeypatch):
-    from interp.analyses.channels.listening import ReaderHead
+    from interp.analyses.channels.use.listening import ReaderHead
 
     right = ReaderHead.images
     monkeypatch.setattr(ReaderHead, "images", lambda self, kind, heard, linear: 1.01 * right(self, kind, heard, linear))

@@ -18,8 +18,9 @@ for each side is algebra (`factors`, `engine`). Deviations: the weights are fold
 n is d_model - 1 behind a LayerNorm; z leaves the component itself out.
 
 How. `Channels` scores all components of all heads against all later heads, from the weights alone: one product for each pair of layers,
-thin factors only, streamed. What is built on it reads text or edits: nulls (`nulls`), circuits from weights (`discover`), use on prompts
-(`use`), what components say in words (`words`), edits of weights (`editing`, `ablate`), steering and patching (`steer`, `patch`).
+thin factors only, streamed (`scoring`). What is built on it reads text or edits: nulls (`nulls`), circuits from weights (`discovery`),
+use on prompts (`use`), what components say in words (`words`), closing channels (`ablation`), writing along them and exchanging them
+(`steering`), lists of things (`laundry`).
 
 When it misleads
 - A high score says "able to talk", never "does talk on this text". Scores of trained heads lie above the random null anyway, because heads
@@ -39,27 +40,61 @@ When it misleads
     interp.Channels(rank_by="z", kinds=("V",))(lm).headline()
 """
 
-from .ablate import ComponentAblation
-from .ablate_result import ComponentAblationResult
+from .ablation import (
+    ComponentAblation,
+    ComponentAblationResult,
+    Removal,
+    Space,
+    component_edit,
+    edit_components,
+    removals,
+    removing,
+)
 from .attention import Observed, Observer, PromptGroup, Readout, head_attention, metrics_of, prompt_groups, rank_readers
 from .component import Component, Head
-from .cosines import Match, correspondence, cosines, cosines_top
 from .decompose import Components, One, decompose, single, subspace
-from .editing import Removal, Space, component_edit, edit_components, removals, removing
-from .engine import Readers, Writers, read_layer, scores_into, scores_of, write_layer
+from .discovery import IOI_HEADS, ChannelCircuit, ChannelCircuitResult, recovered
 from .factors import Factors, Reader, Setting, free, ov, qk, reader
-from .result import ChannelResult
-from .scores import Channels
+from .laundry import LaundryList, LaundryResult
+from .scoring import (
+    ChannelResult,
+    Channels,
+    Match,
+    Readers,
+    Writers,
+    correspondence,
+    cosines,
+    cosines_top,
+    read_layer,
+    scores_into,
+    scores_of,
+    write_layer,
+)
+from .steering import ChannelPatching, ChannelPatchingResult, ChannelSteering, SteeringResult
+from .use import ChannelUse, ChannelUseResult
+from .words import ComponentWords, ComponentWordsResult
 
 __all__ = [
+    "IOI_HEADS",
+    "ChannelCircuit",
+    "ChannelCircuitResult",
+    "ChannelPatching",
+    "ChannelPatchingResult",
     "ChannelResult",
+    "ChannelSteering",
+    "ChannelUse",
+    "ChannelUseResult",
     "Channels",
     "Component",
     "ComponentAblation",
     "ComponentAblationResult",
+    "ComponentWords",
+    "ComponentWordsResult",
     "Components",
     "Factors",
     "Head",
+    "LaundryList",
+    "LaundryResult",
     "Match",
     "Observed",
     "Observer",
@@ -71,6 +106,7 @@ __all__ = [
     "Removal",
     "Setting",
     "Space",
+    "SteeringResult",
     "Writers",
     "component_edit",
     "correspondence",
@@ -87,6 +123,7 @@ __all__ = [
     "rank_readers",
     "read_layer",
     "reader",
+    "recovered",
     "removals",
     "removing",
     "scores_into",

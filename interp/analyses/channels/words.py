@@ -47,10 +47,10 @@ from interp.core.analysis import Analysis, Cost, Result
 from interp.core.errors import BadInput, one_of
 from interp.core.stats import holm, random_directions
 
-from .able import Ability
 from .component import Component
 from .decompose import One, decompose, single
 from .factors import KINDS, Setting
+from .use.able import Ability
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,10 +8,10 @@ from scipy import stats
 import interp
 from interp import Prompt, PromptPair
 from interp.analyses.channels import Setting, decompose, reader
-from interp.analyses.channels.channel_circuit import IOI_HEADS, recovered
 from interp.analyses.channels.component import Head
-from interp.analyses.channels.discover import ChannelCircuit
-from interp.analyses.channels.walk import Bench, Node, Rule, examine
+from interp.analyses.channels.discovery.discover import ChannelCircuit
+from interp.analyses.channels.discovery.result import IOI_HEADS, recovered
+from interp.analyses.channels.discovery.walk import Bench, Node, Rule, examine
 from interp.analyses.paths import PathPatching
 from interp.core.errors import BadInput
 from interp.core.seed import generator
@@ -451,7 +451,7 @@ def test_the_cost_is_said(planted, atlas):
 
 
 def test_too_many_pairs_are_refused(planted, monkeypatch):
-    monkeypatch.setattr("interp.analyses.channels.discover.LARGEST", 100)
+    monkeypatch.setattr("interp.analyses.channels.discovery.discover.LARGEST", 100)
     with pytest.raises(BadInput, match="too many to compare at once"):
         ChannelCircuit()(planted)
     assert names(ChannelCircuit(start="1.2")(planted)) == ["0.1.5>Q:1.2"]

@@ -7,7 +7,7 @@ import torch
 
 import interp
 from interp.analyses.channels import Component, Head, Observer, Readout, Setting, decompose, ov, qk, reader
-from interp.analyses.channels.editing import changed_weights, component_edit, edit_components, removals
+from interp.analyses.channels.ablation.editing import changed_weights, component_edit, edit_components, removals
 from interp.core.batch import At, Batch
 from interp.core.errors import BadInput
 from interp.models import reference

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from interp.analyses.channels.decompose import components
-from interp.analyses.channels.engine import Readers, Writers, moved, weighed
 from interp.analyses.channels.factors import Factors
-from interp.analyses.channels.tally import Top, tile_of
+from interp.analyses.channels.scoring.engine import Readers, Writers, moved, weighed
+from interp.analyses.channels.scoring.tally import Top, tile_of
 from interp.core.errors import BadInput
 from interp.core.seed import generator
 

@@ -10,12 +10,12 @@ import xarray as xr
 import interp
 import tests.oracle as oracle
 from interp.analyses.channels import Setting
+from interp.analyses.channels.ablation.editing import component_edit
 from interp.analyses.channels.decompose import single
-from interp.analyses.channels.editing import component_edit
-from interp.analyses.channels.laundry import LaundryList
-from interp.analyses.channels.laundry_lists import draw_lists
-from interp.analyses.channels.laundry_result import LaundryResult
-from interp.analyses.channels.laundry_rules import KNOWS, RULES, best_point, choose, regions
+from interp.analyses.channels.laundry.laundry import LaundryList
+from interp.analyses.channels.laundry.lists import draw_lists
+from interp.analyses.channels.laundry.result import LaundryResult
+from interp.analyses.channels.laundry.rules import KNOWS, RULES, best_point, choose, regions
 from interp.core.errors import BadInput
 from interp.data import Lexicon
 from tests.cli.running import run as command

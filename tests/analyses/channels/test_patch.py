@@ -6,8 +6,8 @@ import torch
 
 import interp
 import tests.oracle as oracle
-from interp.analyses.channels.patch import ChannelPatching
-from interp.analyses.channels.patch_job import other_answer
+from interp.analyses.channels.steering.patch import ChannelPatching
+from interp.analyses.channels.steering.patch_job import other_answer
 from interp.analyses.pairs import pair_groups, token_pairs
 from interp.core.artifact import open_result
 from interp.core.errors import BadInput, SpanError

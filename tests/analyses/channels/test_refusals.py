@@ -22,11 +22,11 @@ from interp.analyses.channels import (
     single,
     subspace,
 )  # fmt: skip
-from interp.analyses.channels.ablate import ComponentAblation
-from interp.analyses.channels.discover import ChannelCircuit
-from interp.analyses.channels.patch import ChannelPatching
-from interp.analyses.channels.steer import ChannelSteering
-from interp.analyses.channels.use import ChannelUse
+from interp.analyses.channels.ablation.ablate import ComponentAblation
+from interp.analyses.channels.discovery.discover import ChannelCircuit
+from interp.analyses.channels.steering.patch import ChannelPatching
+from interp.analyses.channels.steering.steer import ChannelSteering
+from interp.analyses.channels.use.use import ChannelUse
 from interp.analyses.channels.words import ComponentWords
 from interp.core.errors import BadInput, UnsupportedArchitecture
 from interp.models import reference

@@ -167,8 +167,8 @@ def test_streamed_and_kept_are_bit_for_bit_the_same(atlas, monkeypatch):
         (2 * layer, 1),
         (3 * layer, 1),
     ):  # one layer of write directions at a time, two, three
-        monkeypatch.setattr("interp.analyses.channels.scores.HELD", held)
-        monkeypatch.setattr("interp.analyses.channels.tally.AT_ONCE", at_once)
+        monkeypatch.setattr("interp.analyses.channels.scoring.channels.HELD", held)
+        monkeypatch.setattr("interp.analyses.channels.scoring.tally.AT_ONCE", at_once)
         blocks = Channels()(atlas)
         for name in blocks.data.variables:
             if blocks.data[name].dtype.kind == "f":

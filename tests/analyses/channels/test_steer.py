@@ -6,12 +6,12 @@ import torch
 
 import interp
 import tests.oracle as oracle
-from interp.analyses.channels.along import Space, set_coordinates
-from interp.analyses.channels.arms import Missing, control
 from interp.analyses.channels.attention import prompt_groups
 from interp.analyses.channels.component import Component, Head
 from interp.analyses.channels.factors import Setting
-from interp.analyses.channels.steer import ChannelSteering
+from interp.analyses.channels.steering.along import Space, set_coordinates
+from interp.analyses.channels.steering.arms import Missing, control
+from interp.analyses.channels.steering.steer import ChannelSteering
 from interp.core.artifact import open_result
 from interp.core.errors import BadInput, SpanError
 from interp.core.site import Site

@@ -7,9 +7,9 @@ import torch
 import interp
 import tests.oracle as oracle
 from interp.analyses.channels import Component, Head, ov
-from interp.analyses.channels.able import Ability, Channel
-from interp.analyses.channels.parts import Split
-from interp.analyses.channels.use import ChannelUse
+from interp.analyses.channels.use.able import Ability, Channel
+from interp.analyses.channels.use.parts import Split
+from interp.analyses.channels.use.use import ChannelUse
 from interp.cache import Store
 from interp.core.artifact import open_result
 from interp.core.errors import BadInput, InterpError, SpanError
