@@ -190,7 +190,7 @@ def channels(result: Any) -> Section:
     )
     question = (
         "Which component of which head writes where a later head looks? Read off the parameters alone: it says which heads are able to "
-        f"talk, not which do. A random direction scores {null:.3f}; trained heads share directions, so most score more."
+        f"talk, not which do. A random direction scores {null:.3f}; trained heads share directions, so many score more."
     )
     left_out = []
     if attrs["rotary"] and not len(attrs["offsets"]):
