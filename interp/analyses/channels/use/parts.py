@@ -71,6 +71,7 @@ class Split:
         self.sources = self._sources()
         self.tolerance = max(TOLERANCE[lm.spec.dtype], RMS if lm.spec.norm == "rms" else 0.0)
         self._centre = able.setting.folded and lm.spec.norm == "layer"
+        self._raw = not able.setting.folded
         self._groups = self._grouped(able)
 
     @property
@@ -102,8 +103,9 @@ class Split:
         out |= {name: np.full((len(self.channels), *rest), np.nan) for name, rest in shapes.items()}
         for (owner, kind, reader), (places, write, right) in self._groups.items():
             z = wide[Site("z", owner.layer)][:, owner.head] / posts[owner.layer][:, None]  # [pos, d_head]
-            link, said = (kind, reader), z @ right  # [pos, d_model]
-            found = self._components(link, heard[reader], asked[link], wide, keys, said=said, write=write)
+            link, said, gain = (kind, reader), z @ right, self._gain[owner.layer]  # said [pos, d_model]
+            into = write * gain if gain is not None and self._raw else write  # raw directions are before that gain
+            found = self._components(link, heard[reader], asked[link], wide, keys, said=said, write=write, into=into)
             for name, values in found.items():
                 out[name][places] = values.numpy()
         return out
@@ -211,12 +213,13 @@ class Split:
 
     def _components(
         self, link: tuple[str, Head], heard: Heard, asked: Question, acts: Acts, keys: Sequence[Tensor],
-        *, said: Tensor, write: Tensor,
+        *, said: Tensor, write: Tensor, into: Tensor,
     ) -> dict[str, Tensor]:  # fmt: skip
-        """What components, writing along `write` [n, d_model], of a head that says `said` [pos, d_model] are to one reader."""
+        """What components, writing along `write` [n, d_model], of a head that says `said` [pos, d_model] are to one reader; `into` is what
+        the stream gets for one unit along `write`."""
         kind, reader = link[0], self.readers[link[1]]
         written = write @ said.T  # [n, pos]
-        linear = reader.read_in(kind, write)  # [n, d_head]
+        linear = reader.read_in(kind, into)  # [n, d_head]
         worth = reader.worth(kind, heard, reader.images(kind, heard, written[:, :, None] * linear[:, None]))
         answers = torch.where(asked.known, torch.einsum("nqk,sqk->ns", worth, asked.D), torch.nan)
         queries = asked.seen.any(dim=1)
@@ -229,12 +232,13 @@ class Split:
         stream = acts[Site("resid_pre", link[1].layer)]
         stream = stream - stream.mean(dim=-1, keepdim=True) if self._centre else stream
         whole = said.square().sum(dim=-1)[at].sum()
+        said_along = written.square() * into.square().sum(dim=-1, keepdim=True)
         return {
             "read": answers[:, :-1],
             "share": answers[:, -1],
             "size": each[:, queries].mean(dim=-1).sqrt(),
             "write": torch.stack([written[:, key].mean(dim=-1) for key in keys], dim=-1),
-            "loud": (written.square() / stream.square().sum(dim=-1))[:, at].mean(dim=-1).sqrt(),
+            "loud": (said_along / stream.square().sum(dim=-1))[:, at].mean(dim=-1).sqrt(),
             "head_share": written.square()[:, at].sum(dim=-1) / whole
             if whole > 0
             else torch.full((len(write),), torch.nan).double(),
