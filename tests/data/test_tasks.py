@@ -65,6 +65,8 @@ def test_a_desideratum_wants_something_else_than_the_base_says():
 def test_words_are_those_that_are_one_token(gpt, llama):
     assert one_token("Tom", gpt) and not one_token("Deuteronomy", gpt)
     assert Lexicon(names=("Tom", "Deuteronomy", "Lily")).usable("names", gpt, need=2) == ("Tom", "Lily")
+    assert Lexicon(objects=("toy car", "ball")).usable("objects", gpt, need=1) == ("ball",)
+    assert Lexicon(nouns=("dog dogs", "dog Deuteronomy")).usable("nouns", gpt, need=1) == ("dog dogs",)
     with pytest.raises(BadInput, match=r"1 of the 2 names are one token each in .* \('Tom'\); 2 are needed"):
         Lexicon(names=("Tom", "Deuteronomy")).usable("names", gpt, need=2)
     with pytest.raises(BadInput, match=r"0 of the 17 places .*1 are needed\. Give others: Lexicon"):

@@ -115,10 +115,16 @@ class Lexicon:
         return tuple(self.templates.get(task, TEMPLATES[task]))
 
     def usable(self, pool: str, tokenizer: Tokenizer, *, need: int) -> tuple[str, ...]:
-        """Words of a pool that are one token after a space (pairs of words: both). Raises `BadInput` where fewer than `need` are left."""
+        """Words of a pool that are one token after a space (of pairs, such as a noun's singular and plural: both words).
+
+        Raises `BadInput` where fewer than `need` are left.
+        """
         one_of("pool", pool, POOLS)
         words: tuple[str, ...] = getattr(self, pool)
-        kept = tuple(word for word in words if all(one_token(part, tokenizer) for part in word.split()))
+        kept = tuple(
+            word for word in words
+            if all(one_token(part, tokenizer) for part in (word.split() if pool in PAIRED else [word]))
+        )  # fmt: skip
         if len(kept) < need:
             raise BadInput(
                 f"{len(kept)} of the {len(words)} {pool} are one token each in {tokenizer.name}"
@@ -128,6 +134,8 @@ class Lexicon:
 
 
 POOLS = tuple(f.name for f in fields(Lexicon) if f.name != "templates")
+PAIRED = ("nouns", "verbs")
+"""Pools whose entries are two words."""
 
 
 def one_token(word: str, tokenizer: Tokenizer) -> bool:
