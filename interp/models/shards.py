@@ -70,9 +70,13 @@ def check(file: Path, name: str) -> None:
 
 
 def coded(file: Path, name: str) -> dict[str, str]:
-    """Names of a file's tensors that are no ordinary floating-point numbers, with their dtype: integers, 8 bits, masks."""
+    """Names of a file's tensors that are no ordinary floating-point numbers, with their dtype: integers and 8 bits.
+
+    Truth values and 64-bit integers count as weights by that name only: no format codes numbers so, and buffers (masks, positions) are.
+    """
     stored = {key: str(entry.get("dtype")) for key, entry in header(file, name).items()}
-    return {key: dtype for key, dtype in stored.items() if dtype not in _NAMES}
+    plain = {key for key, dtype in stored.items() if dtype in ("BOOL", "I64") and not key.endswith("weight")}
+    return {key: dtype for key, dtype in stored.items() if dtype not in _NAMES and key not in plain}
 
 
 def dtype_of(file: Path, name: str) -> str:

@@ -233,6 +233,17 @@ def test_quantised_weights_that_the_configuration_does_not_own_up_to(folder: Pat
     refused(folder, f"1 weight ({key}) stored as {said}", "does not say how", "Load the unquantised model")
 
 
+def test_masks_and_positions_are_not_called_quantised(folder: Path) -> None:
+    """Buffers that other checkpoints carry: whether the model knows them is the loader's question."""
+    key = "model.layers.1.self_attn.v_proj.weight"
+    buffers = {"model.position_ids": torch.arange(4)[None], "model.causal_mask": torch.ones(2, 2, dtype=torch.bool)}
+    change_weights(folder, lambda weights: weights.update(buffers))
+    resolve(folder).validate()
+    refused(folder, "model.causal_mask, model.position_ids", "that this configuration would drop")
+    change_weights(folder, lambda weights: weights.update({key: weights[key].long()}))
+    refused(folder, f"1 weight ({key}) stored as I64", "quantised")
+
+
 def test_the_stored_dtype_is_the_configurations_else_the_tensors(folder: Path) -> None:
     assert stored_dtype(resolve(folder)) == torch.float32
     change_weights(folder, lambda weights: weights.update({key: value.bfloat16() for key, value in weights.items()}))
