@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _MODULES = (
     "channel_ablation",
     "channel_flow",
-    "channel_laundry",
     "channel_map",
     "channel_patching",
     "channel_steering",
@@ -31,6 +30,7 @@ _MODULES = (
     "depth",
     "export",
     "heads",
+    "laundry",
     "lens",
     "localization",
     "loss",
