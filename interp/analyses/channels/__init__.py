@@ -50,12 +50,13 @@ from .ablation import (
     removals,
     removing,
 )
-from .attention import Observed, Observer, PromptGroup, Readout, head_attention, metrics_of, prompt_groups, rank_readers
+from .attention import Observed, Observer, PromptGroup, Readout, metrics_of, prompt_groups
 from .component import Component, Head
 from .decompose import Components, One, decompose, single, subspace
 from .discovery import IOI_HEADS, ChannelCircuit, ChannelCircuitResult, recovered
 from .factors import Factors, Reader, Setting, free, ov, qk, reader
 from .laundry import LaundryList, LaundryResult
+from .readers import head_attention, rank_readers
 from .scoring import (
     ChannelResult,
     Channels,

@@ -35,9 +35,8 @@ When it misleads
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,19 +46,12 @@ from interp.core.errors import BadInput, SpanError, listing
 from interp.core.lm import LM
 from interp.core.shapes import Float, Int, Mask
 from interp.core.site import Site
-from interp.core.stats import bootstrap_ci, holm, sign_flip_test
 from interp.data.prompts import Prompt, PromptPair
 from interp.data.tokens import Answers, TokenPrompt, group_by_length, to_batch, tokenize
 
 from ..pairs import contrasted
 from ..readout import best_wrong, read_metrics
 from .component import Head
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-PATTERN_BYTES = 128_000_000
-"""Attention patterns that are held at once while readers are ranked."""
 
 Outcome = Callable[[Tensor, Tensor], Tensor]
 """What is kept of the logits [n, position, vocab] of the rows [n] of a batch: [n, position, out]."""
@@ -83,6 +75,10 @@ class Readout:
         if not self.to:
             raise BadInput(
                 "`to` names the span that is looked at; it is empty. Name a span of the prompts, such as 'IO'."
+            )
+        if self.to == self.minus:
+            raise BadInput(
+                f"`to` and `minus` are both {self.to!r}: the readout would be 0. Name two spans, or none with minus=''."
             )
 
     @property
@@ -265,7 +261,7 @@ def visible_spans(
     lm: LM, layer: int, batch: Batch, query: Int[Tensor, " row"], spans: Sequence[str]
 ) -> Float[Tensor, "span row pos"]:
     """Where the spans are, as numbers 0 and 1, [span, row, pos]. Raises `BadInput` for one that the layer cannot see from `query`."""
-    seen = _seen(lm, layer, batch, query)
+    seen = seen_columns(lm, layer, batch, query)
     masks = []
     for name in spans:
         where = span_mask(batch, name)
@@ -283,68 +279,6 @@ def visible_spans(
     return torch.stack(masks).float()
 
 
-def head_attention(
-    lm: LM, batch: Batch, spans: Sequence[str], *, query: str = "last"
-) -> Float[Tensor, "row layer head span"]:
-    """Attention of every head from `query` to each span, float64; NaN in layers whose window leaves a span out of sight."""
-    at, spec = query_columns(batch, query), lm.spec
-    where = torch.stack([span_mask(batch, name) for name in spans]).double()  # [span, row, pos]
-    width = batch.tokens.shape[1]
-    out = torch.full((len(batch), spec.n_layers, spec.n_heads, len(spans)), torch.nan, dtype=torch.float64)
-    step = max(1, PATTERN_BYTES // (4 * spec.n_layers * spec.n_heads * width * width))
-    for first in range(0, len(batch), step):
-        rows = list(range(first, min(first + step, len(batch))))
-        run = lm.run(batch.rows(rows), capture=[Site("pattern", layer) for layer in range(spec.n_layers)])
-        for layer in range(spec.n_layers):
-            pattern = run[Site("pattern", layer)].cpu()[torch.arange(len(rows)), :, at[rows]]  # [row, head, key]
-            part = torch.einsum("rhk,srk->rhs", pattern.double(), where[:, rows])
-            seen = (where.bool() & _seen(lm, layer, batch, at)).any(dim=2)[:, rows].all(dim=0)  # [row]
-            out[rows, layer] = torch.where(seen[:, None, None], part, torch.nan)
-    return out
-
-
-def rank_readers(
-    lm: LM,
-    data: Any,
-    *,
-    to: str = "IO",
-    minus: str = "S1",
-    query: str = "last",
-    bos: bool | None = None,
-    answers: Answers = "single",
-    level: float = 0.95,
-    seed: int = 0,
-) -> "pd.DataFrame":
-    """Every head by its mean readout over the prompts (or clean prompts of pairs), largest first: how the mover head of a new checkpoint
-    is found.
-
-    Columns: name, layer, head, score, ci_lo, ci_hi (bootstrap over prompts, head by head), to, minus (mean attention), p_adjusted (sign
-    flips, Holm over all heads), n. Heads that cannot see a span in every prompt come last, with NaN.
-    """
-    import pandas as pd
-
-    spans = Readout(Head(0, 0), to, minus, query).spans
-    prompts = token_prompts(lm, data, bos=bos, answers=answers)
-    each = np.full((len(prompts), lm.spec.n_layers, lm.spec.n_heads, len(spans)), np.nan)
-    for places in group_by_length(prompts).values():
-        batch = to_batch([prompts[place] for place in places])
-        each[places] = head_attention(lm, batch, spans, query=query).numpy()
-    score = each[..., 0] - (each[..., 1] if minus else 0.0)  # [prompt, layer, head]
-    score = np.where(np.isfinite(score).all(axis=0), score, np.nan)
-    mean, low, high = bootstrap_ci(score, level=level, seed=seed, name="readers")
-    p = holm(sign_flip_test(score, seed=seed, name="readers"))
-    layer, head = (axis.ravel() for axis in np.indices(mean.shape))
-    frame = pd.DataFrame(
-        {
-            "name": [f"{one}.{other}" for one, other in zip(layer, head, strict=True)], "layer": layer, "head": head,
-            "score": mean.ravel(), "ci_lo": low.ravel(), "ci_hi": high.ravel(), "to": each[..., 0].mean(axis=0).ravel(),
-            "minus": each[..., 1].mean(axis=0).ravel() if minus else np.zeros(mean.size), "p_adjusted": p.ravel(),
-            "n": len(prompts),
-        }
-    )  # fmt: skip
-    return frame.sort_values("score", ascending=False, kind="stable", na_position="last").reset_index(drop=True)
-
-
 def _group(lm: LM, index: tuple[int, ...], tokens: tuple[TokenPrompt, ...]) -> PromptGroup:
     batch = to_batch(tokens)
     final = lm.run(batch).last_logits.cpu()  # [row, vocab]
@@ -359,7 +293,7 @@ def _group(lm: LM, index: tuple[int, ...], tokens: tuple[TokenPrompt, ...]) -> P
     return PromptGroup(index, tokens, batch, right_ids, torch.tensor(foil), tuple((predicted == right_ids).tolist()))
 
 
-def _seen(lm: LM, layer: int, batch: Batch, query: Tensor) -> Mask:
+def seen_columns(lm: LM, layer: int, batch: Batch, query: Tensor) -> Mask:
     """Columns that a head of a layer may look at from `query` [row]."""
     distance = query[:, None] - torch.arange(batch.tokens.shape[1])
     window = lm.spec.windows[layer]

@@ -279,10 +279,10 @@ def test_cost_is_said_before(atlas, task):
         ({"biases": "drop"}, "`biases` must be one of"),
         ({"reader": "2.3.1"}, "does not name a head"),
         ({"writers": ("1.1", "1.1")}, "different heads"),
-        ({"reader": "1.1", "writers": ("0.1", "1.2", "2.0")}, "cannot hear '1.2' or '2.0'"),
         ({"scales": (1.0,)}, "strengths besides 0"),
         ({"strongest": 0}, "must be at least 1"),
         ({"to": ""}, "`to` names the span"),
+        ({"minus": "IO"}, "both 'IO'"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, message):
@@ -294,6 +294,8 @@ def test_options_that_mean_nothing_are_refused(options, message):
     ("options", "error", "message"),
     [
         ({"reader": "9.9"}, BadInput, "layers 0 to 3"),
+        ({"reader": "3.1", "writers": ("8.10",)}, BadInput, "layers 0 to 3 and heads 0 to 3"),
+        ({"reader": "1.1", "writers": ("0.1", "1.2", "2.0")}, BadInput, "cannot hear '1.2' or '2.0'"),
         ({"reader": "0.1"}, BadInput, "Name a later reader"),
         ({"writers": ("3.3",)}, BadInput, "no head of atlas behind layer 3"),
         ({"to": "giver"}, SpanError, "no span 'giver'; it has"),

@@ -244,6 +244,8 @@ def test_names_and_data_that_are_none():
         Readout("9.9.1")
     with pytest.raises(BadInput, match="`to` names the span"):
         Readout("9.9", to="")
+    with pytest.raises(BadInput, match="both 'IO'"):
+        Readout("9.9", minus="IO")
     lm = reference.load("atlas")
     with pytest.raises(BadInput, match="no prompts"):
         prompt_groups(lm, [])

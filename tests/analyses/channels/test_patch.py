@@ -251,6 +251,8 @@ def test_it_survives_the_disk_and_has_its_numbers(atlas, task, tmp_path):
         ({"components": ("2.0.0",), "layer": 1}, "does not come after"),
         ({"layer": 0}, "nothing writes before"),
         ({"layer": 9}, "layers 0 to 3"),
+        ({"components": ("0.0.0",), "readers": ("1.0",), "layer": 3}, "comes before `layer=3`"),
+        ({"components": ("3.0.0",)}, "no head of atlas behind layer 3"),
         ({"site": "z"}, "'head' or 'stream'"),
         ({"direction": "up"}, "'noise', 'denoise' or 'both'"),
         ({"into": "X"}, "'Q', 'K' or 'V'"),
@@ -273,6 +275,13 @@ def test_weak_pairs_are_refused_or_dropped(pointer):
     with pytest.raises(BadInput, match="1 of 8 pairs"):
         found.fldd()
     assert int(found.fldd(drop=True)["n"][0]) == 7
+
+
+def test_the_reader_that_is_chosen_can_hear_and_stands_behind_the_patch(atlas, task):
+    """The head with the largest readout of all is in layer 1."""
+    for options, first in (({"components": ("1.0.0",)}, 2), ({"components": ("0.0.0",), "layer": 3}, 3)):
+        found = ChannelPatching(draws=0, **options)(atlas, task[:2])
+        assert int(found.data["reader"].values[0][0]) >= first and found.data.attrs["chosen"] == ["readers"]
 
 
 def test_a_pair_must_say_two_answers(atlas):

@@ -365,6 +365,22 @@ def test_refusals(atlas, task, options, said):
         ChannelSteering(**options)(atlas, task[:4])
 
 
+@pytest.mark.parametrize("options", [{"position": "nowhere"}, {"measured_at": "nowhere"}, {"spans": ("IO", "nowhere")}])
+def test_places_are_checked_before_anything_is_run(atlas, task, options):
+    with pytest.raises(SpanError, match="nowhere"):
+        ChannelSteering(components=("0.1.0",), readers=("3.1",), **options).check(atlas, task[:2])
+
+
+def test_the_reader_that_is_chosen_can_hear_also_with_long_answers(atlas, task):
+    """The head with the largest readout of all is in layer 1."""
+    prompts = [interp.Prompt(pair.clean.text, " a very long answer", None, pair.clean.spans) for pair in task[:2]]
+    for options, first in (({"components": ("1.0.0",)}, 2), ({"components": ("0.0.0",), "mode": "add", "layer": 3}, 3)):
+        found = ChannelSteering(answers="first", alphas=(1.0,), controls=(), unit="raw", **options)(atlas, prompts)
+        assert int(found.data["reader"].values[0][0]) >= first
+    with pytest.raises(BadInput, match="no head of atlas behind layer 3"):
+        ChannelSteering(components=("3.0.0",))(atlas, task[:2])
+
+
 def test_prompts_without_spans_or_spread_are_refused(atlas, task):
     with pytest.raises(SpanError, match="Name them"):
         ChannelSteering()(atlas, [interp.Prompt.of("One two three", one="One", two="two")])

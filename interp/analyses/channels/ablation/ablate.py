@@ -52,9 +52,10 @@ from interp.core.site import Site
 from interp.data.tokens import TokenPrompt
 
 from ...readout import METRICS
-from ..attention import Observer, PromptGroup, Readout, prompt_groups, rank_readers, token_prompts
+from ..attention import Observer, PromptGroup, Readout, prompt_groups, token_prompts
 from ..component import Head
 from ..factors import KINDS, Setting, reader
+from ..readers import best_reader
 from .editing import WIDE, Removal, changed_weights, removing
 from .result import ComponentAblationResult
 from .trials import Trial, strongest_writers, together, trials_of
@@ -114,11 +115,9 @@ class ComponentAblation(Analysis[ComponentAblationResult]):
         one_of("at", self.at, ["all", "query"])
         one_of("biases", self.biases, ["keep", "edit"])
         one_of("answers", self.answers, ["single", "first"])
-        heads = [Head.parse(name) for name in (*self.writers, *((self.reader,) if self.reader else ()))]
+        heads = self._heads
         if len(set(heads)) < len(heads):
             raise BadInput(f"`writers` and `reader` must be different heads; not {self.writers!r} and {self.reader!r}.")
-        if self.reader:
-            _before(heads[:-1], heads[-1])
         if self.strongest < 1 or self.max_rows < 1 or self.controls < 0:
             raise BadInput(
                 f"`strongest` and `max_rows` must be at least 1 and `controls` at least 0; not {self.strongest}, {self.max_rows} and "
@@ -129,14 +128,20 @@ class ComponentAblation(Analysis[ComponentAblationResult]):
         Readout(self.reader or Head(0, 0), self.to, self.minus, self.query)
 
     @property
+    def _heads(self) -> list[Head]:
+        """The writers and the reader, of those that are named."""
+        return [Head.parse(name) for name in (*self.writers, *((self.reader,) if self.reader else ()))]
+
+    @property
     def setting(self) -> Setting:
         """In which coordinates components are taken."""
         return Setting(self.folded)
 
     def check(self, lm: LM, data: Any) -> None:
         """Refuse heads that the model lacks, prompts without the spans, and a distance that the model does not know."""
-        for name in (*self.writers, *((self.reader,) if self.reader else ())):
-            Head.parse(name).check(lm)
+        heads = [head.check(lm) for head in self._heads]
+        if self.reader:
+            _before(heads[:-1], heads[-1])
         if lm.spec.n_layers < 2 or (self.reader and Head.parse(self.reader).layer == 0):
             raise BadInput(f"no head writes into a reader of the first layer of {lm.spec.name}. Name a later reader.")
         self._offset(lm, self._tokens(lm, data))
@@ -184,16 +189,10 @@ class ComponentAblation(Analysis[ComponentAblationResult]):
 
     def _found(self, lm: LM, data: Any) -> tuple[str, dict[str, float]]:
         """The head with the largest readout behind the writers, and its p-value among all heads."""
-        how: dict[str, Any] = {"to": self.to, "minus": self.minus, "query": self.query, "bos": self.bos}
-        table = rank_readers(lm, data, answers=self.answers, seed=self.seed, **how)
-        last = max((Head.parse(name).layer for name in self.writers), default=0)
-        table = table[(table["layer"] > last) & (table["score"] > 0)]
-        if not len(table):
-            raise BadInput(
-                f"no head of {lm.spec.name} behind layer {last} looks more at {self.to!r} than at {self.minus!r}. Name a `reader`, or "
-                "other spans."
-            )
-        return str(table.iloc[0]["name"]), {"reader_p": float(table.iloc[0]["p_adjusted"])}
+        how: dict[str, Any] = {"query": self.query, "bos": self.bos, "answers": self.answers, "seed": self.seed}
+        first = 1 + max((Head.parse(name).layer for name in self.writers), default=0)
+        name, p = best_reader(lm, data, first=first, to=self.to, minus=self.minus, **how)
+        return name, {"reader_p": p}
 
     def trials(self, lm: LM, head: Head, offset: int | None = None) -> list[Trial]:
         """Every edit, writer by writer, then those of all writers together. Raises `BadInput` for writers that do not come before."""

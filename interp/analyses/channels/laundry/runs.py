@@ -15,10 +15,11 @@ from interp.core.lm import LM
 from interp.core.site import Site
 
 from ..ablation.editing import edit_components
-from ..attention import Observer, Readout, head_attention
+from ..attention import Observer, Readout
 from ..component import Component, Head
 from ..decompose import decompose
 from ..factors import Setting
+from ..readers import head_attention
 from ..scoring.engine import scores_into
 from ..steering.along import Space, set_coordinates
 from ..steering.arms import Arm, arms_of

@@ -65,7 +65,9 @@ def arms_of(
                     raise BadInput(f"there is no control {name!r}: {missing}. Take others, or fewer draws.") from None
                 absent[name] = str(missing)
     if bad := [str(one) for one in components if one.layer > below]:
-        raise BadInput(f"component {bad[0]!r} is written after layer {below}, in which it is to be read.")
+        raise BadInput(
+            f"component {bad[0]!r} is written after layer {below}, the last that can be heard by its reader. Name earlier ones."
+        )
     return arms, absent
 
 

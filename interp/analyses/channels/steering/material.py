@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import BadInput, SpanError, listing
-from interp.data.tokens import Answers, TokenPrompt, tokenize
+from interp.data.tokens import Answers, TokenPrompt, to_batch, tokenize
 
-from ..attention import rank_readers
+from ...paths.places import where
+from ..attention import span_mask
 from ..component import Component, Head
+from ..readers import best_reader
 
 if TYPE_CHECKING:
     from interp.core.lm import LM
@@ -105,10 +107,21 @@ def looked_at(
     return tuple(dict.fromkeys([*chosen, first, *([second] if second else [])])), first, second
 
 
-def best_reader(lm: "LM", data: Any, to: str, minus: str, *, bos: bool | None) -> tuple[str, ...]:
-    """The head, not of the first layer, that attends most to `to` rather than `minus`."""
-    ranked = rank_readers(lm, data, to=to, minus=minus, bos=bos)
-    return (str(ranked[ranked["layer"] > 0]["name"].iloc[0]),)
+def readers_of(config: Any, lm: "LM", prompts: Sequence[Any], to: str, minus: str, *, first: int) -> tuple[str, ...]:
+    """The readers that a config names, else the head of the layers from `first` on that attends most to `to` rather than `minus`."""
+    if config.readers:
+        return tuple(config.readers)
+    return (best_reader(lm, prompts, first=first, to=to, minus=minus, bos=config.bos, answers=config.answers)[0],)
+
+
+def check_places(prompts: Sequence[TokenPrompt], spans: Sequence[str], positions: Sequence[str]) -> None:
+    """Refuse spans and positions that some prompt lacks (`SpanError`, `BadInput`), before anything is run."""
+    for one in prompts:
+        batch = to_batch([one])
+        for span in spans:
+            span_mask(batch, span)
+        for position in filter(None, positions):
+            where(batch, position)
 
 
 class Offered:

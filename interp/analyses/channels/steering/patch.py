@@ -53,7 +53,7 @@ from interp.core.progress import track
 
 from ...pairs import pair_groups, token_pairs
 from ..component import Component
-from .material import check_names, check_order, looked_at
+from .material import check_names, check_order, check_places, looked_at
 from .patch_job import PatchingJob, other_answer
 from .patch_result import ChannelPatchingResult
 
@@ -70,7 +70,8 @@ class ChannelPatching(Analysis[ChannelPatchingResult]):
     """Components whose directions are exchanged, together. None given: the one whose difference between the two prompts the first reader's
     query reads most of."""
     readers: tuple[str, ...] = ()
-    """Heads whose attention is read, such as 9.9. None given: the head that attends most to `to` rather than `minus`."""
+    """Heads whose attention is read, such as 9.9. None given: the head behind the components that attends most to `to` rather than
+    `minus`."""
     site: Literal["head", "stream"] = "head"
     """Exchange the coordinates in the heads' own writes, or in the residual stream before the reader's layer."""
     position: str = "last"
@@ -121,8 +122,11 @@ class ChannelPatching(Analysis[ChannelPatchingResult]):
         pairs = token_pairs(lm, data, bos=self.bos, answers=self.answers)
         for pair in pairs:
             other_answer(pair)
-        looked_at([pair.clean for pair in pairs], self.spans, self.to, self.minus)
-        check_order(lm, self.components, self.readers)
+        clean = [pair.clean for pair in pairs]
+        check_places(clean, looked_at(clean, self.spans, self.to, self.minus)[0], [self.position])
+        readers = check_order(lm, self.components, self.readers)
+        if self.layer is not None and (late := [str(reader) for reader in readers if reader.layer < self.layer]):
+            raise BadInput(f"the reader {late[0]} comes before `layer={self.layer}`, whose incoming stream is patched.")
         if self.layer is not None and not 0 < self.layer < lm.spec.n_layers:
             raise BadInput(
                 f"`layer={self.layer}`: {lm.spec.name} has layers 0 to {lm.spec.n_layers - 1}, and nothing writes before layer 0."

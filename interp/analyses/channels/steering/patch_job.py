@@ -29,7 +29,7 @@ from ..decompose import subspace
 from ..factors import Setting, ov, qk
 from .along import Axis, Space, columns_of, loudest_into, set_coordinates
 from .arms import Missing, control
-from .material import Offered, best_reader, candidates_of, kinds_of, looked_at
+from .material import Offered, candidates_of, kinds_of, looked_at, readers_of
 from .patch_result import AMONG, ChannelPatchingResult
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class PatchingJob:
             [pair.clean for pair in pairs], config.spans, config.to, config.minus
         )
         clean = [pair.clean.prompt for pair in pairs]
-        self.readers = config.readers or best_reader(lm, clean, self.to, self.minus, bos=config.bos)
+        after = [config.layer or 0, *(Component.parse(name).layer + 1 for name in config.components)]
+        self.readers = readers_of(config, lm, clean, self.to, self.minus, first=max([1, *after]))
         heads = [Head.parse(name) for name in self.readers]
         first = min(heads, key=lambda head: head.layer)
         self.layer = first.layer if config.layer is None else config.layer

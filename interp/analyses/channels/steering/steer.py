@@ -60,7 +60,7 @@ from ...readout import METRICS
 from ..attention import prompt_groups, token_prompts
 from ..component import Component
 from .arms import KINDS
-from .material import check_names, check_order, kinds_of, looked_at, matching
+from .material import check_names, check_order, check_places, kinds_of, looked_at, matching
 from .steer_job import SteeringJob
 from .steer_result import SteeringResult
 
@@ -79,7 +79,8 @@ class ChannelSteering(Analysis[SteeringResult]):
     """One to three components, such as 8.10.1. None given: the one whose spread over the prompts the first reader's query reads most
     of."""
     readers: tuple[str, ...] = ()
-    """Heads whose attention is read, such as 9.9. None given: the head that attends most to `to` rather than `minus`."""
+    """Heads whose attention is read, such as 9.9. None given: the head behind the components that attends most to `to` rather than
+    `minus`."""
     mode: Literal["replace", "coordinate", "add"] = "replace"
     """What is done: replace the head's whole write, set its coordinate along the component, or add to the residual stream."""
     position: str = "last"
@@ -189,7 +190,8 @@ class ChannelSteering(Analysis[SteeringResult]):
     def check(self, lm: LM, data: Any) -> None:
         """Refuse components, readers, spans and positions that do not fit (`BadInput`, `SpanError`) before anything is run."""
         prompts = token_prompts(lm, data, bos=self.bos, answers=self.answers)
-        looked_at(prompts, self.spans, self.to, self.minus)
+        spans, _, _ = looked_at(prompts, self.spans, self.to, self.minus)
+        check_places(prompts, spans, [self.position, self.measured_at])
         kinds_of(prompts, self.split)
         matching(prompts, self.sign)
         readers = check_order(lm, self.components, self.readers, later=self.mode != "add")

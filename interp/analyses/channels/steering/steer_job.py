@@ -20,11 +20,11 @@ from interp.data.tokens import TokenPrompt
 from ...paths.places import where
 from ...readout import METRICS
 from ..attention import Observer, PromptGroup, Readout
-from ..component import Head
+from ..component import Component, Head
 from ..factors import Setting
 from .along import Space, loudest_into, set_coordinates
 from .arms import Arm, arms_of
-from .material import Offered, best_reader, candidates_of, kinds_of, matching
+from .material import Offered, candidates_of, kinds_of, matching, readers_of
 from .steer_result import SteeringResult
 
 if TYPE_CHECKING:
@@ -50,18 +50,25 @@ class SteeringJob:
         self.config, self.lm, self.prompts, self.groups = config, lm, prompts, groups
         self.spans, self.to, self.minus = spans, to, minus
         data = [one.prompt for one in prompts]
-        self.readers = config.readers or best_reader(lm, data, to, minus, bos=config.bos)
+        adds, named = config.mode == "add", [Component.parse(name).layer for name in config.components]
+        after = [config.layer or 0, *named] if adds else [layer + 1 for layer in named]
+        self.readers = readers_of(config, lm, data, to, minus, first=max([1, *after]))
         self.layer = -1
         space = Space(lm, Setting(folded=config.folded))
         first = min((Head.parse(name) for name in self.readers), key=lambda head: head.layer)
         names = config.components or (
             str(loudest_into(space, first, [group.batch for group in groups], config.measured_at or config.position)),
         )
-        if config.mode == "add":
+        if adds:
             self.layer = first.layer if config.layer is None else config.layer
         self.alphas = np.array(list(itertools.product(*config.ticks)))  # [point, axis]
         arms, self.absent = arms_of(
-            space, names, kinds=config.controls, draws=config.draws, seed=config.seed, below=first.layer
+            space,
+            names,
+            kinds=config.controls,
+            draws=config.draws,
+            seed=config.seed,
+            below=first.layer - (not adds),
         )
         self._measure(arms)
         n, points = len(prompts), len(self.alphas)
