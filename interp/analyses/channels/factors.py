@@ -83,9 +83,10 @@ class Reader:
     """How much of what is written each head of one layer reads, through one of its inputs."""
 
     side: Tensor
-    """[head, d_model, d_head], float64: `|x @ side|` = |x M| / |M|_F. NaN for a head whose matrix is zero."""
+    """[head, d_model, d_head], float64: `|x @ side|` = |x M| / |M|_F. NaN for a head that does not read: its matrix is zero, or its window
+    ends before the distance."""
     spectrum: Tensor
-    """Singular values of M [head, d_head], falling."""
+    """Singular values of M [head, d_head], falling; NaN where the window ends before the distance."""
     norm: Tensor
     """|M|_F [head]."""
 
@@ -137,7 +138,17 @@ def reader(lm: "LM", layer: int, kind: str, setting: Setting = DEFAULT, *, offse
     if kind == "V" and offset is not None:
         raise BadInput(f"values are read alike at every distance; leave out offset={offset!r} for kind 'V'.")
     factors = ov(lm, layer, setting) if kind == "V" else qk(lm, layer, setting, offset=offset)
-    return reading(factors.T if kind == "K" else factors, lm.spec.d_model)
+    found = reading(factors.T if kind == "K" else factors, lm.spec.d_model)
+    if not reaches(lm, layer, offset):
+        none = torch.full_like(found.spectrum, torch.nan)
+        return Reader(torch.full_like(found.side, torch.nan), none, none[:, 0])
+    return found
+
+
+def reaches(lm: "LM", layer: int, offset: int | None) -> bool:
+    """Whether a layer's queries see keys at this distance: its window, if it has one, is wider."""
+    window = lm.spec.windows[layer] if lm.spec.windows else None
+    return offset is None or window is None or offset < window
 
 
 def reading(factors: Factors, d_model: int) -> Reader:

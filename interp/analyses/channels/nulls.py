@@ -260,6 +260,9 @@ def _many(c: np.ndarray, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     )  # grows like the score, and like the logarithm of what is left of it
     low, high = float(place.min()), float(place.max())
     points = int((high - low) * GRID) + 8
+    if high - low < 1e-9:  # equal scores are no grid
+        out[below] = log10_positive(values - c[below][:1, None] ** 2, counts)
+        return out
     if points >= below.sum():
         out[below] = log10_positive(values - c[below, None] ** 2, counts)
         return out

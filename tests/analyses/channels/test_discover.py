@@ -238,8 +238,20 @@ def test_rotary_models_at_a_distance_or_by_value():
     query = ChannelCircuit(start="0.1.5", offsets=(offset,))(lm)
     assert names(query) == [f"0.1.5>Q@{offset}:1.2"]
     assert names(ChannelCircuit(start="1.2", offsets=(offset,), direction="upstream")(lm)) == [f"0.1.5>Q@{offset}:1.2"]
-    with pytest.raises(BadInput, match="need distances"):
+    with pytest.raises(BadInput, match="another matrix at every distance"):
         ChannelCircuit(start="1.2", kinds=("Q",))(lm)
+
+
+def test_a_window_that_ends_before_the_distance_is_no_reader():
+    lm = tiny_lm("mistral", "nnsight")
+    near, far = (
+        ChannelCircuit(start="3.1", direction="upstream", depth=1, offsets=(offset,), null="analytic")(lm)
+        for offset in (4, 5)
+    )
+    assert int(near.data["tests"][0]) == 3 * int(far.data["tests"][0])  # V is read at any distance
+    assert {target.kind for target in Bench(lm, offsets=(5,)).targets(Node(Head(3, 1)))} == {"V"}
+    assert bool(reader(lm, 3, "Q", offset=5).side.isnan().all())
+    assert bool(reader(lm, 3, "Q", offset=5).spectrum.isnan().all())
 
 
 def _pairs(group):
@@ -400,7 +412,7 @@ def test_the_known_heads_of_gpt2():
         ({"direction": "sideways"}, "'both', 'upstream' or 'downstream'"),
         ({"depth": 0}, "`depth` must be at least 1"),
         ({"kinds": ("O",)}, "'Q', 'K' or 'V'"),
-        ({"kinds": ()}, "one at least"),
+        ({"kinds": ()}, "one or more of Q, K and V"),
         ({"kinds": ("Q", "Q")}, "once"),
         ({"alpha": 0.0}, "between 0 and 1"),
         ({"z": -1.0}, "0 or more"),
@@ -409,6 +421,8 @@ def test_the_known_heads_of_gpt2():
         ({"null": "rotation"}, "'shared', 'analytic' or 'shuffle'"),
         ({"most": 0}, "`most` must be at least 1"),
         ({"into": ("1.0",)}, "agree=True"),
+        ({"offsets": (1, 1)}, "different distances"),
+        ({"offsets": (-1,)}, "0 or more tokens"),
         ({"into": ("1",), "agree": True}, "layer.head"),
         ({"at": " last"}, "position must be named"),
     ],

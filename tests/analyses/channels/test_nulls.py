@@ -307,3 +307,12 @@ def test_the_real_checkpoint(real_models):
     found = null_of(lm, "0.1", "2.3", kind="Q", offset=1, draws=20)
     assert np.isfinite(found.z) and 0 < found.observed < 1
     assert null_of(lm, "0.1", "2.3", kind="V", null="shuffle", draws=5).draws.shape == (5,)
+
+
+@pytest.mark.parametrize("score", [0.0, 0.1, 0.6])
+def test_many_equal_scores_have_one_tail(score):
+    weights = [0.5, 0.3, 0.2]
+    alone = float(log10_tail(score, weights, 127))
+    for spread in (0.0, 1e-13):
+        many = log10_tail(score + spread * np.arange(50), weights, 127)
+        assert np.allclose(many, alone, atol=1e-8)

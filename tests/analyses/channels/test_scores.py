@@ -399,3 +399,15 @@ def test_it_is_saved_and_says_its_cost(atlas, story, tmp_path):
     rows, d = 4 * 32, 128
     flops = 3 * 2 * rows * d * rows * 6  # three kinds, six pairs of layers
     assert f"{flops:.2g} floating" in Channels().cost(atlas).note
+
+
+def test_heads_wider_than_the_stream_are_refused():
+    with pytest.raises(BadInput, match=r"heads of .* are wider \(40\) than its stream \(32\)"):
+        Channels()(tiny_lm("llama", "nnsight", head_dim=40))
+
+
+def test_a_list_of_less_than_nothing_is_refused(planted):
+    found = Channels(top=3)(planted)
+    assert len(found.channels(0)) == 0 and len(found.channels(9)) == 3
+    with pytest.raises(BadInput, match="0 channels or more; not -1"):
+        found.channels(-1)

@@ -66,8 +66,9 @@ from ...pairs import token_pairs
 from ...paths import PathPatching
 from ..component import Component, Head, known_heads, many_components
 from ..decompose import single
-from ..factors import KINDS, Setting
+from ..factors import Setting
 from ..nulls import outstanding
+from ..scoring.inputs import check_inputs
 from .paths import along_paths
 from .result import ChannelCircuitResult
 from .walk import CORRECTIONS, NULLS, Bench, Edge, Node, Rule, Step, Target, examine
@@ -127,10 +128,7 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
         one_of("direction", self.direction, ["both", "upstream", "downstream"])
         one_of("correction", self.correction, CORRECTIONS)
         one_of("null", self.null, NULLS)
-        for kind in self.kinds or ():
-            one_of("kinds", kind, KINDS)
-        if self.kinds is not None and (not self.kinds or len(set(self.kinds)) < len(self.kinds)):
-            raise BadInput(f"`kinds` must name each of Q, K and V once at most, and one at least; not {self.kinds}.")
+        check_inputs(self.kinds, self.offsets)
         if not 0 < self.alpha < 1:
             raise BadInput(f"`alpha` must lie between 0 and 1; not {self.alpha}.")
         if not 0 <= self.z < math.inf:
@@ -155,8 +153,6 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
         """Refuse a start that the model does not have, or from which there is no way; pairs that do not line up."""
         known_heads(lm)
         many_components(lm)
-        if lm.spec.n_layers < 2:
-            raise BadInput(f"{lm.spec.name} has one layer: there is nobody to talk to. Channels need two at least.")
         self._bench(lm)
         if self.start:
             layer = named(self.start).check(lm).layer
@@ -222,9 +218,7 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
         return Cost(paths.forwards * n, paths.tokens * n, paths.bytes + weights, f"{note}, but for path patching")
 
     def _bench(self, lm: LM) -> Bench:
-        rotary = lm.spec.positions == "rotary"
-        kinds = self.kinds or (("V",) if rotary and not self.offsets else KINDS)
-        return Bench(lm, Setting(self.folded), kinds=kinds, offsets=self.offsets)
+        return Bench(lm, Setting(self.folded), kinds=self.kinds, offsets=self.offsets)
 
     def _given(self, lm: LM, bench: Bench) -> Node:
         """The start, as it was named. A component that cannot be told apart is refused by its name."""

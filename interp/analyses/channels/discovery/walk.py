@@ -1,6 +1,6 @@
 """From a node to those that write into it, or read it: the tests of one step, their corrections, and which channels are kept.
 
-    bench = Bench(lm, kinds=("Q", "K", "V"))
+    bench = Bench(lm)
     step = examine(bench, [(node, target) ...], Rule())     # node None: all heads of earlier layers write into the target
 
 A node is a component, several that cannot be told apart (a block), or a whole head. A block is scored by the root mean square over its
@@ -26,8 +26,9 @@ from interp.core.stats import benjamini_hochberg, holm
 
 from ..component import Head
 from ..decompose import Components, decompose
-from ..factors import DEFAULT, KINDS, Reader, Setting, free, ov, reader
+from ..factors import DEFAULT, Reader, Setting, free, ov, reader
 from ..nulls import log10_shared, log10_tail, outstanding, second_moment, shuffle_null, weights_of
+from ..scoring.inputs import plans
 
 if TYPE_CHECKING:
     from interp.core.lm import LM
@@ -149,26 +150,11 @@ class Bench:
     """Components and readers of one model in one setting, computed once."""
 
     def __init__(
-        self, lm: "LM", setting: Setting = DEFAULT, *, kinds: Sequence[str] = KINDS, offsets: Sequence[int] = ()
+        self, lm: "LM", setting: Setting = DEFAULT, *, kinds: Sequence[str] | None = None, offsets: Sequence[int] = ()
     ) -> None:
-        """In rotary models Q and K are taken at each of `offsets`. Raises `BadInput` where they have none, or others have some."""
-        for kind in kinds:
-            one_of("kinds", kind, KINDS)
-        rotary = lm.spec.positions == "rotary"
-        if offsets and not rotary:
-            raise BadInput(f"offsets={tuple(offsets)} are for models with rotary positions; {lm.spec.name} has one QK.")
-        if rotary and not offsets and set(kinds) != {"V"}:
-            raise BadInput(
-                f"{lm.spec.name} rotates queries and keys, so kinds {', '.join(kinds)} need distances: "
-                "offsets=(1, 4), say; or kinds=('V',)."
-            )
+        """`kinds` and `offsets` as `plans` takes them. Raises `BadInput` as it does."""
         self.lm, self.setting, self.n = lm, setting, free(lm, setting)
-        self.kinds: dict[str, tuple[str, int | None]] = {}
-        for kind in dict.fromkeys(kinds):
-            if rotary and kind != "V":
-                self.kinds |= {f"{kind}@{offset}": (kind, offset) for offset in dict.fromkeys(offsets)}
-            else:
-                self.kinds[kind] = (kind, None)
+        self.kinds = {one.label: (one.kind, one.offset) for one in plans(lm, kinds, offsets)}
         self._parts: dict[int, Components] = {}
         self._same: dict[int, Tensor] = {}
         self._readers: dict[tuple[int, str], Reader] = {}
@@ -207,7 +193,7 @@ class Bench:
     def targets(self, node: Node) -> list[Target]:
         """The inputs of a node: queries and keys of its head, and its value, which a component reads along its own direction.
 
-        Without those that are zero.
+        Without those that read nothing.
         """
         found, head = [], node.head
         for label, (kind, offset) in self.kinds.items():

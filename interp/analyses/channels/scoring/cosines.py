@@ -26,7 +26,7 @@ from interp.core.progress import track
 
 from ..component import Component, Head
 from ..decompose import Components, components, exists
-from ..factors import DEFAULT, KINDS, Factors, Setting, free, ov, qk
+from ..factors import DEFAULT, KINDS, Factors, Setting, free, ov, qk, reaches
 from .engine import PRECISIONS, Writers, write_layer
 from .inputs import plans
 from .tally import Top
@@ -137,8 +137,7 @@ def cosines_top(
             heard = reading_components(lm, layer, one.kind, setting, offset=one.offset)
             shares[at, layer] = _share(heard.values)
             read, known = heard.read.nan_to_num(0.0).to(dtype), heard.values > 0
-            window = spec.windows[layer] if spec.windows else None
-            if one.offset is not None and window is not None and one.offset >= window:
+            if not reaches(lm, layer, one.offset):
                 continue
             for writer, said in enumerate(writers):
                 for head in range(spec.n_heads):

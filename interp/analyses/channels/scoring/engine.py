@@ -30,7 +30,7 @@ from interp.core.errors import BadInput, one_of
 
 from ..component import Component, Head
 from ..decompose import ROUNDING, single
-from ..factors import DEFAULT, KINDS, Factors, Setting, ov, qk
+from ..factors import DEFAULT, KINDS, Factors, Setting, ov, qk, reaches
 
 if TYPE_CHECKING:
     from interp.core.lm import LM
@@ -210,8 +210,7 @@ def read_layer(
     found: dict[str, Readers] = {}
     if {"Q", "K"} & set(wanted):
         found = weighed(qk(lm, layer, setting, offset=offset), d_model=spec.d_model, groups=spec.n_kv_heads)
-        window = spec.windows[layer] if spec.windows else None
-        if offset is not None and window is not None and offset >= window:
+        if not reaches(lm, layer, offset):
             found = {kind: readers.unread() for kind, readers in found.items()}
     if "V" in wanted:
         found["V"] = moved(ov(lm, layer, setting), d_model=spec.d_model, groups=spec.n_kv_heads)[1]

@@ -50,6 +50,10 @@ def plans(lm: "LM", kinds: Sequence[str] | None, offsets: Sequence[int]) -> list
     turned = spec.positions == "rotary"
     if spec.n_layers < 2:
         raise BadInput(f"{spec.name} has one layer, and channels are from heads to heads of later layers.")
+    if spec.d_head > spec.d_model:
+        raise BadInput(
+            f"heads of {spec.name} are wider ({spec.d_head}) than its stream ({spec.d_model}), so they have no {spec.d_head} components each."
+        )
     if offsets and not turned:
         raise BadInput(
             f"offsets={offsets!r} are for models with rotary positions; {spec.name} has one QK for all distances. Leave them out."

@@ -59,6 +59,8 @@ class ChannelResult(Result):
         """
         import pandas as pd
 
+        if n < 0:
+            raise BadInput(f"`n` must be 0 channels or more; not {n}.")
         part = self.data.isel(channel=slice(n))
         rows = [part[f"top_{name}"].values for name in ("layer", "head", "component", "reader_layer", "reader_head")]
         score, gap = part["top_score"].values, self._gaps()[tuple(rows[:3])]
