@@ -344,6 +344,18 @@ def test_weights_come_back_bit_for_bit_also_after_an_error(atlas):
     assert atlas.fingerprint() == print_before
 
 
+def test_a_head_is_edited_once_at_a_time(atlas):
+    """What is left of an edited head has other components under the same names: 1.3.1 inside would have been 1.3.2."""
+    with edit_components(atlas, "1.3.0"):
+        with pytest.raises(BadInput, match=r"head 1\.3 are being edited already"), edit_components(atlas, "1.3.1"):
+            pass
+        before = ov(atlas, 1).matrix(2)
+        with edit_components(atlas, "1.2.0"), edit_components(atlas, "1.3.1", which="qk"):
+            assert not torch.equal(ov(atlas, 1).matrix(2), before)
+    with edit_components(atlas, "1.3.1") as scales:
+        assert scales == {"1.3.1": 0.0}
+
+
 def test_a_scale_of_one_changes_nothing_at_all(atlas):
     batch = some_tokens(atlas)
     plain, print_before = atlas.run(batch).logits, atlas.fingerprint()
@@ -429,6 +441,7 @@ def test_a_head_that_writes_nothing_has_no_components(atlas):
         (["1.2", "1.2.0"], {}, "named already"),
         ({"1.2.0": float("nan")}, {}, "finite number"),
         ({"1.2.0": "0"}, {}, "finite number"),
+        ({"1.2.0": 0.5}, {"keep_only": True}, "mean nothing"),
         ("1.2.0", {"which": "mlp"}, "`which` must be one of"),
         ("1.2.0", {"biases": "drop"}, "`biases` must be one of"),
         ("1.2.0", {"setting": Setting(biases=True)}, "part of the components"),

@@ -284,6 +284,29 @@ def test_the_reader_that_is_chosen_can_hear_and_stands_behind_the_patch(atlas, t
         assert int(found.data["reader"].values[0][0]) >= first and found.data.attrs["chosen"] == ["readers"]
 
 
+def test_no_fraction_is_taken_of_a_mean_of_nothing(pointer):
+    """Right in half of the pairs and as wrong in the others: every LD is large, and their mean is 0."""
+    found = exchanged(pointer, ("0.1.2",), draws=2)
+    there = found.data["score"].loc[{"metric": "logit_diff"}]
+    there[...] = np.array([1.0, -1.0] * 4)
+    there.loc[{"variant": "channel"}] = 0.3
+    fldd = found.fldd()
+    assert np.isclose(float(fldd["mean"].sel(variant="channel")), 1.0) and fldd["ratio"].isnull().all()
+    assert found.table()["fldd"].isna().all() and np.isnan(found.headline()["FLDD (ratio of means)"])
+
+
+def test_where_no_candidates_are_on_offer_others_are_compared(pointer):
+    found = exchanged(pointer, ("0.1.2", "0.1.5"), draws=3)
+    whole = found.controls("interchange", among="candidates")
+    for name in ("hit", "control_hit"):
+        found.data[name].loc[{"among": "candidates", "pair": found.data["pair"].values[:3]}] = np.nan
+    some = found.controls("interchange", among="candidates")
+    assert (some["draws"] == whole["draws"]).all() and (some["value"] == 1.0).all()
+    found.data["hit"].loc[{"among": "candidates"}] = np.nan
+    with pytest.raises(BadInput, match="among='candidates'"):
+        found.controls("interchange", among="candidates")
+
+
 def test_a_pair_must_say_two_answers(atlas):
     pair = PromptPair(
         Prompt.of("the red one went", one="red", answer="home"), Prompt.of("the red one was", one="red", answer="home")

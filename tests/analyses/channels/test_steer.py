@@ -388,6 +388,16 @@ def test_prompts_without_spans_or_spread_are_refused(atlas, task):
         ChannelSteering(components=("0.1.0",), readers=("3.1",))(atlas, [task[0]])
 
 
+def test_the_spread_of_rounding_is_no_unit(atlas, task):
+    """A head that says the same always, and nothing of it along the component: what is measured there is float32's."""
+    take = Space(atlas, Setting(folded=False)).named("0.1.0").take
+    bias = atlas.weights.b_V(0).clone()
+    bias[1] = (torch.ones_like(take) - take * take.sum() / take.square().sum()).float()
+    silent = atlas.edit_weights({"W_V.0.1": 1e-9 * atlas.weights.W_V(0)[1], "b_V.0": bias})
+    with silent, pytest.raises(BadInput, match="no unit"):
+        ChannelSteering(components=("0.1.0",), readers=("3.1",), folded=False, controls=())(atlas, task[:4])
+
+
 def test_what_a_head_cannot_write_is_refused(atlas):
     space = Space(atlas, Setting())
     outside = torch.linalg.svd(factors(atlas.module, 0, 1)[1])[2][-1]

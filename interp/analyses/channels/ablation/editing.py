@@ -62,6 +62,8 @@ Names: TypeAlias = "str | Component | Head | Sequence[str | Component | Head] | 
 Which = Literal["ov", "qk"]
 Biases = Literal["keep", "edit"]
 WIDE = ("float32", "float64")
+_OPEN: list[tuple[int, str, Head]] = []
+"""Which heads of which model have components edited in their weights just now."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,13 +125,25 @@ def edit_components(
     component that is changed.
 
     `keep_only` scales all *others* of the heads that are named, and leaves the named ones. Raises `BadInput` for components that do not
-    exist or cannot be told apart from one that is scaled otherwise, weights below float32, and biases that cannot be kept (see the essay).
+    exist or cannot be told apart from one that is scaled otherwise, weights below float32, biases that cannot be kept (see the essay), and
+    a head that is being edited already: what is left of it has other components under the same names.
     """
+    mine = [(id(lm), which, head) for head in _scales(lm, names, scale)]
+    if again := sorted(head for _, _, head in set(mine) & set(_OPEN)):
+        raise BadInput(
+            f"components of head {again[0]} are being edited already, and those of what is left are numbered anew: {again[0]}.1 would be "
+            "another. Name all of a head's components in one edit."
+        )
     chosen = removals(
         lm, names, scale=scale, keep_only=keep_only, which=which, biases=biases, setting=setting, offset=offset
     )
     with lm.edit_weights(changed_weights(lm, chosen, which=which, biases=biases, setting=setting)):
-        yield {name: value for one in chosen for name, value in one.scales.items()}
+        _OPEN.extend(mine)
+        try:
+            yield {name: value for one in chosen for name, value in one.scales.items()}
+        finally:
+            for one in mine:
+                _OPEN.remove(one)
 
 
 def component_edit(
@@ -198,6 +212,11 @@ def removals(
     if which == "qk" and "q" in lm.weights.norms:
         raise BadInput(
             f"{lm.spec.name} normalises its queries, so that what is left of one would grow as a component goes. Edit components of OV."
+        )
+    if keep_only and isinstance(names, Mapping):
+        raise BadInput(
+            f"keep_only=True leaves what is named as it is, so scales for it, {dict(names)!r}, mean nothing. Give names only; `scale` is "
+            "that of the others."
         )
     found = []
     for head, given in _scales(lm, names, scale).items():

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 AMONG = ("two", "candidates", "all")
+TOLERANCE = 0.1
+"""Logit differences up to this, in logits, are no total that a fraction could be taken of."""
 MEASURES = ("fldd", "interchange", "readout")
 Among = Literal["two", "candidates", "all"]
 
@@ -50,20 +52,21 @@ class ChannelPatchingResult(Result):
         *,
         direction: str | None = None,
         known: bool = True,
-        tolerance: float = 0.1,
+        tolerance: float = TOLERANCE,
         drop: bool = False,
         level: float = 0.95,
     ) -> xr.Dataset:
         """Fraction of the logit difference destroyed, (LD - LD patched) / LD: 1 removes it, more turns it round. [variant].
 
-        mean, ci_lo, ci_hi over pairs of the ratio; `ratio`, that of the means, which weak pairs do not blow up; n. LD is that of the prompt
+        mean, ci_lo, ci_hi over pairs of the ratio; `ratio`, that of the means, which weak pairs do not blow up (NaN where the mean LD is
+        not above `tolerance`, as where the model is right in some pairs and wrong in others); n. LD is that of the prompt
         patched into. Raises `BadInput` where |LD| is not above `tolerance` (logits) in some pair; `drop=True` leaves such pairs out.
         """
         keep, place = self._pairs(known, tolerance, drop, direction), self._direction(direction)
         base, patched = self._ld("score", place, keep)
         share = (base - patched) / base  # [variant, pair]
         mean, low, high = bootstrap_ci(share, 1, level=level, name="fldd")
-        ratio = 1 - patched.mean(axis=1) / base.mean()
+        ratio = 1 - patched.mean(axis=1) / _total(base, tolerance)
         fields = {"mean": mean, "ci_lo": low, "ci_hi": high, "ratio": ratio, "n": np.full(len(mean), len(keep))}
         return self._by_variant(fields)
 
@@ -98,7 +101,7 @@ class ChannelPatchingResult(Result):
         *,
         among: Among = "all",
         known: bool = True,
-        tolerance: float = 0.1,
+        tolerance: float = TOLERANCE,
         drop: bool = False,
         reader: str | None = None,
         alpha: float = 0.05,
@@ -175,14 +178,15 @@ class ChannelPatchingResult(Result):
         return bool(float(mean.sel(variant="channel")) - float(parts.max()) > margin)
 
     def table(self, *, direction: str | None = None) -> "pd.DataFrame":
-        """Variants and controls (means over their draws), a row each: fldd (that of the means), interchange (two, all), readout."""
+        """Variants and controls (means over their draws), a row each: fldd (that of the means; NaN where that of LD is not above 0.1),
+        interchange (two, all), readout."""
         import pandas as pd
 
         known, place = self.n_known > 0, self._direction(direction)
         keep = self._pairs(known, 0.0, True, direction)
         frame = pd.DataFrame({"what": [str(name) for name in self.data["variant"].values]})
         base, patched = self._ld("score", place, keep)
-        frame["fldd"] = 1 - patched.mean(axis=1) / base.mean()
+        frame["fldd"] = 1 - patched.mean(axis=1) / _total(base)
         for among in ("two", "all"):
             frame[f"interchange_{among}"] = self.interchange(among, direction=direction, known=known)["mean"].values
         frame["readout"] = self.readout(direction=direction, known=known)["mean"].values
@@ -223,11 +227,17 @@ class ChannelPatchingResult(Result):
         if measure == "fldd":
             base, patched = self._ld("score", place, keep)
             _, drawn = self._ld("control_score", place, keep)
-            under = np.full_like(base, base.mean()) if ratio else base
+            under = np.full_like(base, _total(base)) if ratio else base
             return (base - patched[channel]) / under, (base - drawn) / under
         if measure == "interchange":
             column = AMONG.index(among)
             hits, drawn = (self.data[name].values[..., column] for name in ("hit", "control_hit"))
+            keep = keep[np.isfinite(hits[channel, place][keep])]  # candidates are not on offer in every pair
+            if not len(keep):
+                raise BadInput(
+                    f"no pair says which answers were on offer with the other prompt's among them, so there is no interchange "
+                    f"among={among!r}. Take 'two' or 'all', or prompts with `candidates` in their meta."
+                )
             return hits[channel, place][keep], drawn[:, :, place][..., keep]
         score, drawn = self._score("attention", reader), self._score("control_attention", reader)
         before = score[self._variant("none"), place][keep]
@@ -283,6 +293,12 @@ class ChannelPatchingResult(Result):
     def _by_variant(self, fields: dict[str, np.ndarray]) -> xr.Dataset:
         names = [str(name) for name in self.data["variant"].values]
         return xr.Dataset({name: (("variant",), values) for name, values in fields.items()}, {"variant": names})
+
+
+def _total(base: np.ndarray, tolerance: float = TOLERANCE) -> float:
+    """The mean logit difference, NaN where it is not above the tolerance."""
+    mean = float(base.mean())
+    return mean if abs(mean) > tolerance else float("nan")
 
 
 def _sides(coordinate: np.ndarray) -> dict[str, float]:

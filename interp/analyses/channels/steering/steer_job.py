@@ -30,6 +30,8 @@ from .steer_result import SteeringResult
 if TYPE_CHECKING:
     from .steer import ChannelSteering
 
+ROUNDING = 1e-6
+"""A spread below this share of |z| |take|, the largest that the coordinate could be, is one of rounding."""
 ROWS = 1024
 """Rows of cells that are resumed at once."""
 
@@ -86,14 +88,16 @@ class SteeringJob:
         config, place = self.config, self.config.measured_at or self.config.position
         layers = sorted({axis.head.layer for arm in arms for axis in arm.axes})
         coordinate = np.full((len(arms), len(arms[0].axes), len(self.prompts)), np.nan)
-        square = np.full_like(coordinate, np.nan)
+        square, size = np.full_like(coordinate, np.nan), np.full_like(coordinate, np.nan)
         for group in self.groups:
             run = self.lm.run(group.batch, capture=[Site("z", layer) for layer in layers])
             mask = where(group.batch, place).cpu().double()  # [row, pos]
             for number, arm in enumerate(arms):
                 for column, axis in enumerate(arm.axes):
-                    c = axis.coordinate(run[Site("z", axis.head.layer)][:, :, axis.head.head]).cpu()  # [row, pos]
-                    for store, values in ((coordinate, c), (square, c.square())):
+                    z = run[Site("z", axis.head.layer)][:, :, axis.head.head]
+                    c = axis.coordinate(z).cpu()  # [row, pos]
+                    most = (z.double().norm(dim=-1).cpu() * axis.take.norm()).square()
+                    for store, values in ((coordinate, c), (square, c.square()), (size, most)):
                         store[number, column, list(group.index)] = ((values * mask).sum(1) / mask.sum(1)).numpy()
         rule, chosen = matching(self.prompts, config.sign)
         sample = coordinate[:, :, chosen]
@@ -101,7 +105,9 @@ class SteeringJob:
         sign = np.where((mean < 0) & (rule != "svd"), -1.0, 1.0)
         spread = np.sqrt(np.maximum(square.mean(axis=-1) - coordinate.mean(axis=-1) ** 2, 0.0))
         scale = spread if config.unit == "std" else np.ones_like(spread)
-        floor = 1e-6 * np.sqrt(square.mean(axis=-1))
+        floor = (
+            ROUNDING * np.sqrt(size.mean(axis=-1)) * (config.unit == "std")
+        )  # what rounding z alone makes of a constant
         good = np.all(scale > floor, axis=1)
         if not good[0]:
             bad = arms[0].axes[int(np.argmin(scale[0] > floor[0]))]
