@@ -44,7 +44,6 @@ from .ablation import (
     ComponentAblation,
     ComponentAblationResult,
     Removal,
-    Space,
     component_edit,
     edit_components,
     removals,
@@ -71,6 +70,7 @@ from .scoring import (
     scores_of,
     write_layer,
 )
+from .space import Space
 from .steering import ChannelPatching, ChannelPatchingResult, ChannelSteering, SteeringResult
 from .use import ChannelUse, ChannelUseResult
 from .words import ComponentWords, ComponentWordsResult

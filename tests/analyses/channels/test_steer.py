@@ -8,8 +8,8 @@ import interp
 import tests.oracle as oracle
 from interp.analyses.channels.attention import prompt_groups
 from interp.analyses.channels.component import Component, Head
-from interp.analyses.channels.factors import Setting
-from interp.analyses.channels.steering.along import Space, set_coordinates
+from interp.analyses.channels.factors import Setting, ov
+from interp.analyses.channels.steering.along import Spaces, set_coordinates
 from interp.analyses.channels.steering.arms import Missing, control
 from interp.analyses.channels.steering.steer import ChannelSteering
 from interp.core.artifact import open_result
@@ -73,7 +73,7 @@ def test_regions_are_those_of_the_planted_geometry(pointer):
     angles = torch.tensor(made.answers["angles"])
     keys = torch.stack([angles.cos(), angles.sin()], dim=1)  # [item, 2]
     lm = pointer[1]
-    space = Space(lm, Setting())
+    space = Spaces(lm, Setting())
     turn = [
         float((space.named(f"0.1.{index}").write @ write.double()).sign())
         for index, write in zip(made.answers["components"], made.answers["write"], strict=True)
@@ -196,7 +196,7 @@ def test_units_and_signs_are_those_of_the_head_itself(atlas, task):
 
 
 def test_a_head_set_to_its_own_coordinate_changes_nothing(atlas, task):
-    space = Space(atlas, Setting())
+    space = Spaces(atlas, Setting())
     axis = space.named("1.2.3")
     group = groups_of(atlas, task)[0]
     base = atlas.record(group.batch, capture=[Site("z", 1)])
@@ -275,7 +275,7 @@ def test_the_order_of_the_grid_and_batches_do_not_matter(atlas, task):
 
 
 def test_the_controls_are_what_they_say(atlas):
-    space = Space(atlas, Setting())
+    space = Spaces(atlas, Setting())
     chosen = [Component.parse(name) for name in ("1.2.0", "1.2.4", "0.3.1")]
     other = control(space, chosen, "same_head", draw=0, seed=0)
     assert [axis.head for axis in other] == [Head(1, 2), Head(1, 2), Head(0, 3)]
@@ -286,7 +286,7 @@ def test_the_controls_are_what_they_say(atlas):
     gram = torch.stack([axis.write for axis in spread[:2]])
     assert torch.allclose(gram @ gram.T, torch.eye(2).double(), atol=1e-9)
     for axis in (*other, *spread):
-        out = space.right(axis.head)
+        out = ov(atlas, axis.head.layer).right[axis.head.head]
         assert torch.allclose(axis.put @ out, axis.write, atol=1e-6) and abs(float(axis.put @ axis.take) - 1) < 1e-6
         inside = space.writes(axis.head)
         assert torch.allclose(inside.T @ (inside @ axis.write), axis.write, atol=1e-8), "in the head's write space"
@@ -390,7 +390,7 @@ def test_prompts_without_spans_or_spread_are_refused(atlas, task):
 
 def test_the_spread_of_rounding_is_no_unit(atlas, task):
     """A head that says the same always, and nothing of it along the component: what is measured there is float32's."""
-    take = Space(atlas, Setting(folded=False)).named("0.1.0").take
+    take = Spaces(atlas, Setting(folded=False)).named("0.1.0").take
     bias = atlas.weights.b_V(0).clone()
     bias[1] = (torch.ones_like(take) - take * take.sum() / take.square().sum()).float()
     silent = atlas.edit_weights({"W_V.0.1": 1e-9 * atlas.weights.W_V(0)[1], "b_V.0": bias})
@@ -399,7 +399,7 @@ def test_the_spread_of_rounding_is_no_unit(atlas, task):
 
 
 def test_what_a_head_cannot_write_is_refused(atlas):
-    space = Space(atlas, Setting())
+    space = Spaces(atlas, Setting())
     outside = torch.linalg.svd(factors(atlas.module, 0, 1)[1])[2][-1]
     with pytest.raises(BadInput, match="to rounding only"):
         space.axis("elsewhere", Head(0, 1), outside)

@@ -54,12 +54,12 @@ from interp.core.shapes import Float
 from interp.core.site import Site
 
 from ..component import Component, Head
-from ..decompose import DEGENERATE, Components, components, exists
-from ..factors import DEFAULT, Factors, Setting, ov, qk
+from ..decompose import DEGENERATE, Components, exists
+from ..factors import DEFAULT, Setting
+from ..space import Space, Which
 
 Names: TypeAlias = "str | Component | Head | Sequence[str | Component | Head] | Mapping[str, float]"
 """Components ("8.10.1"), or heads ("8.10": all of its components); a mapping gives each its own scale."""
-Which = Literal["ov", "qk"]
 Biases = Literal["keep", "edit"]
 WIDE = ("float32", "float64")
 _OPEN: list[tuple[int, str, Head]] = []
@@ -77,36 +77,6 @@ class Removal:
     """What is left alone [d_head], float64: the constant part of y with biases="keep", zeros with "edit"."""
     scales: "dict[str, float]"
     """γ of every component that is changed."""
-
-
-@dataclass(frozen=True, eq=False)
-class Space:
-    """A head's components in the d_head coordinates of its z (or q): `y @ take` are a write's coordinates along the write directions, and
-    `put` are the vectors that write them."""
-
-    take: Tensor
-    """W_O vᵀ [d_head, component], float64; of as many components as the head's rank."""
-    put: Tensor
-    """u W_V / s [component, d_head]; put @ take is the identity."""
-    parts: Components
-    """The components, of this head alone."""
-
-    @classmethod
-    def of(
-        cls, lm: LM, head: Head, *, which: Which = "ov", setting: Setting = DEFAULT, offset: int | None = None
-    ) -> "Space":
-        """The space of one head. Raises what `decompose` raises."""
-        factors = _factors(lm, head, which, setting, offset)
-        parts = components(factors)
-        rank = int(parts.rank[0])
-        take = factors.right[0] @ parts.write[0, :rank].mT
-        put = (parts.read[0, :rank] @ factors.left[0]) / parts.values[0, :rank, None]
-        return cls(take, put, parts)
-
-    def part(self, loss: Float[Tensor, "component component"]) -> Float[Tensor, "d_head d_head"]:
-        """What `y - y @ part` takes out: of the write's coordinates c it leaves c - c @ loss. A component alone is a diagonal with one 1,
-        a plane of the write space the projection on it."""
-        return self.take @ loss.to(self.take) @ self.put
 
 
 @contextmanager
@@ -299,22 +269,6 @@ def _no_bias(lm: LM, name: str, what: str) -> str:
         f"{lm.spec.name} has no {name} that could keep {what}. Use biases='edit', which scales it with the component, or edit the run with "
         "`component_edit`."
     )
-
-
-def _factors(lm: LM, head: Head, which: Which, setting: Setting, offset: int | None) -> Factors:
-    """The factors of one head, [1, ...]; without rotation on the query's side, which is put on the key's."""
-    if which == "ov":
-        if offset is not None:
-            raise BadInput(f"OV is the same at every distance; leave out offset={offset!r}.")
-        factors = ov(lm, head.layer, setting)
-    else:
-        factors = qk(lm, head.layer, setting, offset=offset)
-        if offset is not None:
-            turn = lm.weights.rotation(head.layer, offset).to(factors.left)
-            factors = Factors(
-                factors.left @ torch.linalg.inv(turn), turn @ factors.right
-            )  # tables are float32, so no transpose
-    return Factors(factors.left[head.head, None], factors.right[head.head, None])
 
 
 def _check_sinks(lm: LM, head: Head, which: Which, kept: Tensor) -> None:

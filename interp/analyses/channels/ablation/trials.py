@@ -26,7 +26,8 @@ from interp.core.shapes import Float
 from ..component import Head
 from ..factors import DEFAULT, Setting
 from ..scoring.engine import scores_into
-from .editing import Biases, Removal, Space, removals
+from ..space import Space
+from .editing import Biases, Removal, removals
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +78,8 @@ def trials_of(
     """Every edit of one writer; `side` is how its reader listens (`Reader.side`). Raises what `removals` raises."""
     whole = removals(lm, str(writer), biases=biases, setting=setting)[0]
     space = Space.of(lm, writer, setting=setting)
-    rank = int(space.parts.rank[0])
-    write, values = space.parts.write[0, :rank], space.parts.values[0, :rank]
+    rank, write = space.rank, space.write
+    values = space.parts.values[0, :rank]
     blocks = list(dict.fromkeys(space.parts.block(0, index) for index in range(rank)))
 
     def scaled(scales: dict[int, float]) -> tuple[Removal, ...]:
@@ -102,9 +103,7 @@ def trials_of(
     found.append(Trial("head", (whole,), size=rank))
     draw, size = generator(seed, "write space", str(writer)), len(best)
     for number in range(controls):
-        mixed = torch.linalg.qr(torch.randn(rank, size, generator=draw, dtype=torch.float64)).Q.to(
-            write
-        )  # [component, n]
+        mixed = space.mixed(size, draw)  # [component, n]
         score = float((mixed.mT @ write @ side).norm() / size**0.5)
         one = Removal(writer, space.part(mixed @ mixed.mT), whole.constant, {})
         found.append(Trial("random", (one,), size=size, draw=number, composition=score))

@@ -21,7 +21,7 @@ from ..decompose import decompose
 from ..factors import Setting
 from ..readers import head_attention
 from ..scoring.engine import scores_into
-from ..steering.along import Space, set_coordinates
+from ..steering.along import Spaces, set_coordinates
 from ..steering.arms import Arm, arms_of
 from .lists import Group, Lists
 from .result import LaundryResult
@@ -49,7 +49,7 @@ class Runs:
         if config.steers:
             names = config.components or self._find_components()
             self.arms, self.absent = arms_of(
-                Space(lm, setting), names, kinds=config.controls, draws=1, seed=config.seed, below=self.reader.layer - 1,
+                Spaces(lm, setting), names, kinds=config.controls, draws=1, seed=config.seed, below=self.reader.layer - 1,
             )  # fmt: skip
             self.size = self._sizes(self.arms[0])
             ticks = np.linspace(-config.reach, config.reach, config.points) if config.points > 1 else np.zeros(1)

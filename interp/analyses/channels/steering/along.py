@@ -1,14 +1,7 @@
 """Moving what heads write along directions of their write space, exactly, in the d_head coordinates where it is written.
 
-A head writes `z W_O`. For a unit direction v in its write space (a component's write direction, or any mixture of them) there are two
-vectors of length d_head:
-
-    take = W_O v        z · take is the coordinate of the head's write along v
-    put  = v W_O⁺       adding c · put to z adds c · v to the write, and nothing else
-
-and `put_i · take_j` is 1 for i = j, else 0, for orthonormal directions of one head. So one coordinate is set by
-`z + (c - z · take) put`, and a whole write is replaced by `Σ c_i put_i`. `W_O` is read as the `Setting` says; with the mean taken
-out of it, what is put along the mean beside `c v` is read by nobody behind a LayerNorm. z holds the values' bias, so coordinates do.
+With a head's `Space` (take_i, put_i) one coordinate is set by `z + (c - z · take) put`, and a whole write is replaced by `Σ c_i put_i`;
+any unit direction of the write space is a mixture of components. z holds the values' bias, so coordinates do.
 
 Writers in several layers are set in order: a later head has already heard of what an earlier one was made to say, so its own coordinate is
 read off the run in which the earlier edits act.
@@ -29,8 +22,9 @@ from interp.core.site import Site
 
 from ...paths.places import where
 from ..component import Component, Head
-from ..decompose import ROUNDING, decompose, single
-from ..factors import Setting, ov, reader
+from ..decompose import single
+from ..factors import Setting, reader
+from ..space import Space
 
 if TYPE_CHECKING:
     from interp.core.batch import Batch
@@ -64,14 +58,18 @@ Move = tuple[Axis, Tensor]
 """An axis and the coordinate that it is to have, [row or 1, pos or 1] over the columns that are edited."""
 
 
-class Space:
-    """Directions in the write spaces of a model's heads; each layer's weights are read once."""
+class Spaces:
+    """The write spaces of a model's heads; each is read once."""
 
     def __init__(self, lm: "LM", setting: Setting) -> None:
         self.lm, self.setting = lm, setting
-        self._writes: dict[Head, Tensor] = {}
-        self._right: dict[int, Tensor] = {}
-        self._back: dict[Head, Tensor] = {}
+        self._of: dict[Head, Space] = {}
+
+    def of(self, head: Head) -> Space:
+        """The space of one head."""
+        if head not in self._of:
+            self._of[head] = Space.of(self.lm, head, setting=self.setting)
+        return self._of[head]
 
     def named(self, name: "str | Component") -> Axis:
         """A component, by its name. Raises `BadInput` for one that is not determined."""
@@ -80,43 +78,29 @@ class Space:
 
     def writes(self, head: Head) -> Tensor:
         """The write directions of all components of a head, orthonormal rows [rank, d_model]."""
-        if head not in self._writes:
-            parts = decompose(self.lm, head.layer, self.setting, heads=[head.head])
-            self._writes[head] = parts.write[0, : int(parts.rank[0])]
-        return self._writes[head]
+        return self.of(head).write.cpu()
 
     def random(self, head: Head, k: int, seed: int, *names: object) -> list[Axis]:
         """`k` orthonormal directions, uniformly random in the head's write space."""
-        rows = self.writes(head)
-        if k > len(rows):
-            raise BadInput(f"head {head} writes into {len(rows)} dimensions; {k} random ones do not fit.")
-        draw = torch.randn(
-            len(rows), k, generator=generator(seed, "channel directions", head, *names), dtype=torch.float64
-        )
-        basis = torch.linalg.qr(draw).Q.mT @ rows.cpu()  # [k, d_model]
-        return [self.axis(f"random in {head}", head, row) for row in basis]
+        space = self.of(head)
+        if k > space.rank:
+            raise BadInput(f"head {head} writes into {space.rank} dimensions; {k} random ones do not fit.")
+        mixed = space.mixed(k, generator(seed, "channel directions", head, *names)).cpu()
+        return [self.axis(f"random in {head}", head, row) for row in mixed.mT @ self.writes(head)]
 
     def axis(self, name: str, head: Head, write: Tensor) -> Axis:
-        """A unit direction of the head's write space."""
-        right, write = self.right(head), write.double().cpu()
-        if head not in self._back:
-            self._back[head] = torch.linalg.pinv(right, rtol=len(right) * ROUNDING)  # [d_model, d_head]
-        put = write @ self._back[head]
-        if not float((put @ right - write).norm()) < 1e-3:
+        """A unit direction of the head's write space. Raises `BadInput` for any other."""
+        space, write = self.of(head), write.double().cpu()
+        mixed = self.writes(head) @ write  # [component]
+        if not float((mixed @ self.writes(head) - write).norm()) < 1e-3:
             raise BadInput(
                 f"the direction {name!r} is not one that head {head} can write: W_O reaches it to rounding only. Take a stronger component."
             )
-        return Axis(name, head, write, right @ write, put)
+        return Axis(name, head, write, space.take.cpu() @ mixed, mixed @ space.put.cpu())
 
     def coordinates(self, head: Head, z: Tensor) -> Tensor:
         """Coordinates of a head's outputs z [..., d_head] along all its components, [..., rank], float64."""
-        return z.double().cpu() @ (self.right(head) @ self.writes(head).cpu().mT)
-
-    def right(self, head: Head) -> Tensor:
-        """What a head's output is written by [d_head, d_model], as the setting reads it."""
-        if head.layer not in self._right:
-            self._right[head.layer] = ov(self.lm, head.layer, self.setting).right.cpu()
-        return self._right[head.layer][head.head]
+        return z.double().cpu() @ self.of(head).take.cpu()
 
 
 def columns_of(mask: Tensor) -> list[int]:
@@ -183,7 +167,7 @@ def _spread(value: Tensor, columns: Sequence[int], width: int) -> Tensor:
 
 
 def loudest_into(
-    space: Space, head: Head, batches: "Sequence[Batch]", role: str, *, others: "Sequence[Batch]" = ()
+    space: Spaces, head: Head, batches: "Sequence[Batch]", role: str, *, others: "Sequence[Batch]" = ()
 ) -> Component:
     """The component of an earlier head through which this one's query is told most on these prompts: its coordinate's standard deviation
     at the position `role` times |v M| / |M|, how much of it the query reads (in rotary models, for the token before). With `others`, the
@@ -207,10 +191,10 @@ def loudest_into(
     for one in every:
         c = torch.cat(seen[one])
         size = c.square().mean(dim=0).sqrt() if others else c.std(dim=0, correction=0)
-        heard = size * (space.writes(one).cpu() @ side).norm(dim=-1)
+        heard = size * (space.writes(one) @ side).norm(dim=-1)
         if not len(heard):
             continue
-        parts = decompose(lm, one.layer, space.setting, heads=[one.head])
+        parts = space.of(one).parts
         alone = torch.tensor([len(parts.block(0, index)) == 1 for index in range(len(heard))])
         heard = heard.masked_fill(~alone, 0.0)
         if float(heard.max()) > best:

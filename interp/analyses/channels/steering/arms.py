@@ -16,7 +16,7 @@ from interp.core.errors import BadInput
 from interp.core.seed import numpy_generator
 
 from ..component import Component, Head
-from .along import Axis, Space
+from .along import Axis, Spaces
 
 KINDS = ("same_head", "random_direction", "random_head")
 
@@ -45,7 +45,7 @@ class Missing(Exception):
 
 
 def arms_of(
-    space: Space, names: Sequence[str], *, kinds: Sequence[str] | None, draws: int, seed: int, below: int
+    space: Spaces, names: Sequence[str], *, kinds: Sequence[str] | None, draws: int, seed: int, below: int
 ) -> tuple[list[Arm], dict[str, str]]:
     """The channel first, then `draws` of each kind of control; and which controls the model does not have, with the reason.
 
@@ -71,7 +71,7 @@ def arms_of(
     return arms, absent
 
 
-def control(space: Space, components: Sequence[Component], kind: str, *, draw: int, seed: int) -> tuple[Axis, ...]:
+def control(space: Spaces, components: Sequence[Component], kind: str, *, draw: int, seed: int) -> tuple[Axis, ...]:
     """One draw of a control, an axis for each component. Raises `Missing`."""
     owners = list(dict.fromkeys(component.owner for component in components))
     found: dict[Component, Axis] = {}
@@ -93,7 +93,7 @@ def control(space: Space, components: Sequence[Component], kind: str, *, draw: i
     return tuple(found[component] for component in components)
 
 
-def _same_head(space: Space, owner: Head, mine: Sequence[Component], draw: int, seed: int) -> list[Axis]:
+def _same_head(space: Spaces, owner: Head, mine: Sequence[Component], draw: int, seed: int) -> list[Axis]:
     """Other components of the head, as many as the channel has there; no two draws are the same ones."""
     rows, k = space.writes(owner), len(mine)
     free = [index for index in range(len(rows)) if index not in {component.index for component in mine}]
@@ -112,7 +112,7 @@ def _same_head(space: Space, owner: Head, mine: Sequence[Component], draw: int, 
 
 
 def _other_head(
-    space: Space, owner: Head, mine: Sequence[Component], taken: set[Head], draw: int, seed: int
+    space: Spaces, owner: Head, mine: Sequence[Component], taken: set[Head], draw: int, seed: int
 ) -> tuple[Head, list[Axis]]:
     need = max(component.index for component in mine)
     every = [Head(owner.layer, head) for head in range(space.lm.spec.n_heads)]

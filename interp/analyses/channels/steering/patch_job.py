@@ -27,7 +27,7 @@ from ..attention import Observer, Readout
 from ..component import Component, Head
 from ..decompose import subspace
 from ..factors import Setting, ov, qk
-from .along import Axis, Space, columns_of, loudest_into, set_coordinates
+from .along import Axis, Spaces, columns_of, loudest_into, set_coordinates
 from .arms import Missing, control
 from .material import Offered, candidates_of, kinds_of, looked_at, readers_of
 from .patch_result import AMONG, ChannelPatchingResult
@@ -75,7 +75,7 @@ class PatchingJob:
         heads = [Head.parse(name) for name in self.readers]
         first = min(heads, key=lambda head: head.layer)
         self.layer = first.layer if config.layer is None else config.layer
-        self.space = Space(lm, Setting(folded=config.folded))
+        self.space = Spaces(lm, Setting(folded=config.folded))
         names = config.components or (
             str(
                 loudest_into(
@@ -207,7 +207,7 @@ class PatchingJob:
             stream = side.run[Site("resid_pre", self.layer)].double().cpu()
             for place, owner in enumerate(self.owners):
                 if self.config.site == "stream":
-                    found = stream @ self.space.writes(owner).cpu().mT
+                    found = stream @ self.space.writes(owner).mT
                 else:
                     found = self.space.coordinates(owner, side.run[Site("z", owner.layer)][:, :, owner.head])
                 mean = torch.einsum("rp,rpc->cr", share, found).numpy()  # [component, row]

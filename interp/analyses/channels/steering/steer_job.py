@@ -22,7 +22,7 @@ from ...readout import METRICS
 from ..attention import Observer, PromptGroup, Readout
 from ..component import Component, Head
 from ..factors import Setting
-from .along import Space, loudest_into, set_coordinates
+from .along import Spaces, loudest_into, set_coordinates
 from .arms import Arm, arms_of
 from .material import Offered, candidates_of, kinds_of, matching, readers_of
 from .steer_result import SteeringResult
@@ -56,7 +56,7 @@ class SteeringJob:
         after = [config.layer or 0, *named] if adds else [layer + 1 for layer in named]
         self.readers = readers_of(config, lm, data, to, minus, first=max([1, *after]))
         self.layer = -1
-        space = Space(lm, Setting(folded=config.folded))
+        space = Spaces(lm, Setting(folded=config.folded))
         first = min((Head.parse(name) for name in self.readers), key=lambda head: head.layer)
         names = config.components or (
             str(loudest_into(space, first, [group.batch for group in groups], config.measured_at or config.position)),
