@@ -28,14 +28,19 @@ def planted():
 
 
 @pytest.fixture(scope="module")
-def acting(planted):
+def wired(planted):
+    return reference.as_lm(planted)
+
+
+@pytest.fixture(scope="module")
+def acting(planted, wired):
     """On the prompt that the Q channel acts on, one without its cue, and one without cue and goal."""
     prompts = [
         Prompt.of(planted.answers["prompt"], it="goal"),
         Prompt.of("one red two goal three stop", it="goal"),
         Prompt.of("one red two blue three stop", it="blue"),
     ]
-    return ChannelUse(n=3, rank_by="score")(reference.as_lm(planted), prompts)
+    return ChannelUse(n=3, rank_by="score")(wired, prompts)
 
 
 # What is planted
@@ -74,13 +79,12 @@ def test_the_planted_channel_writes_and_is_read_by_its_closed_form(acting, plant
     assert float(one["size"]) == pytest.approx(float(want.std(correction=0)), rel=2e-3)
 
 
-def test_what_is_able_and_not_written_is_silent(acting):
+def test_what_is_able_and_not_written_is_silent(acting, wired):
     quiet = acting.data.sel(channel="0.1.5 Q 1.2")
     assert float(abs(quiet["size"]).isel(prompt=2)) < 1e-5 * float(quiet["size"].isel(prompt=0))
     assert abs(float(quiet["share"].isel(prompt=2))) < 1e-5 and float(quiet["loud"].isel(prompt=2)) < 1e-9
-    lm = reference.as_lm(reference.channels())
     alone = ChannelUse(writers=("0.1.5",), readers=("1.2",), kinds=("Q",), beside=False)(
-        lm, "one red two blue three stop"
+        wired, "one red two blue three stop"
     )
     assert alone.silent() == ["0.1.5 Q 1.2"] and alone.headline()["silent of 1 channels"] == 1
     assert float(alone.data["able"][0]) > 0.59 and float(alone.data["total"][0, 0]) > 0
@@ -196,7 +200,7 @@ def test_taking_a_write_away_changes_real_checkpoints_as_said(real_models, name)
     ids = torch.tensor(lm.tokenizer.encode(TEXTS[1]).ids)
     channels = channels_of(lm, "0.6.6 K 3.3", "1.4.2 Q 2.5")
     agrees(lm.module, lm, channels, ids)
-    found = ChannelUse(n=4, query="all")(lm, TEXTS)
+    found = ChannelUse(n=2, readers=("2.5",), query="all", beside=False)(lm, TEXTS)
     assert float(found.data["remainder"].max()) < 1e-5
 
 
@@ -360,11 +364,11 @@ def test_the_result_is_a_table_and_survives_the_disk(acting, tmp_path):
 
 
 def test_tasks_bring_their_spans():
-    lm, task = reference.load("atlas"), interp.reference.task("atlas", "ioi", n=3)
-    found = ChannelUse(n=2, beside=False)(lm, task)
+    lm, task = reference.load("atlas"), interp.reference.task("atlas", "ioi", n=2)
+    found = ChannelUse(n=2, readers=("3.0",), beside=False)(lm, task)
     assert {"IO", "S1", "S2", "first", "last"} <= set(found.data["span"].values)
     assert ChannelUse(n=2).cost(lm, task).tokens > 0
-    named = ChannelUse(n=2, to=("IO",), query="S2", beside=False)(lm, task)
+    named = ChannelUse(n=2, readers=("3.0",), to=("IO",), query="S2", beside=False)(lm, task)
     assert named.data["span"].values.tolist() == ["IO"]
 
 
