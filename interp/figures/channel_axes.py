@@ -161,7 +161,9 @@ def strongest(result: Any, kind: str | None = None) -> tuple[str, str, str]:
     kinds = kinds_of(result, kind)
     best = data["best"].sel(kind=kinds).transpose("kind", "layer", "head", "reader_layer", "reader_head").values
     if not np.isfinite(best).any():
-        raise BadInput("no pair of heads has a score: no head reads after another one writes.")
+        raise BadInput(
+            "no pair of heads has a score: no head reads after another one writes, or those that do are zero or look back less far."
+        )
     at = np.unravel_index(int(np.nanargmax(best)), best.shape)
     names = [
         data[dim].values[place]

@@ -110,12 +110,11 @@ def _edges(result: Any) -> tuple[list[Edge], Head | None]:
         return edges, _head(start) if start else None
     if "channel" not in data.dims or "top_score" not in data:
         raise BadInput(f"a {type(result).__name__} holds no list of channels. Draw one of ChannelCircuit or Channels.")
-    part = data.isel(channel=slice(MOST_EDGES))
     root = float(np.sqrt(data.attrs["free"]))
     names = ("layer", "head", "component", "kind", "reader_layer", "reader_head", "score", "z")
     edges = []
     for layer, head, component, kind, to_layer, to_head, score, z in zip(
-        *(part[f"top_{name}"].values for name in names), strict=True
+        *(data[f"top_{name}"].values for name in names), strict=True
     ):
         over = float(score) * root
         told = f"{layer}.{head}.{component} → {kind} of {to_layer}.{to_head}<br>{over:.2f} × random, z {z:.1f}"

@@ -111,3 +111,8 @@ def test_what_cannot_be_drawn_is_refused():
 
 def test_the_largest_graph_keeps_its_budget():
     assert size(channel_flow.plot(fakes.channels(12, 12, 6, top=80), n=80)) < 150_000
+
+
+def test_all_that_a_table_lists_are_counted():
+    figure = channel_flow.plot(fakes.channels(6, 6, top=120), n=20)
+    assert "20 of 120 channels" in figure.layout.title.text

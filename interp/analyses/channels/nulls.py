@@ -228,6 +228,8 @@ def null_of(
     Raises `BadInput` for a reader that is not above its writer, and for heads whose matrices are zero.
     """
     one_of("null", null, ("rotation", "shuffle"))
+    if draws < 2:
+        raise BadInput(f"{draws} draws have no spread: this needs two draws at least.")
     source, target = Head.parse(writer).check(lm), Head.parse(to).check(lm)
     if target.layer <= source.layer:
         raise BadInput(f"head {target} does not come after head {source}: it cannot read what that writes.")
@@ -235,7 +237,7 @@ def null_of(
     factors = ov(lm, source.layer, setting)
     rows = components(Factors(factors.left[[source.head]], factors.right[[source.head]])).write[0]
     if bool(side.isnan().any()) or not bool(rows.isfinite().any()):
-        raise BadInput(f"head {source} writes nothing, or head {target} reads nothing as {kind}.")
+        raise BadInput(f"head {source} writes nothing, or head {target} reads nothing as {kind} (there).")
     centred = setting.folded and lm.spec.norm == "layer"
     name = f"{source}>{kind}:{target}"
     if null == "rotation":

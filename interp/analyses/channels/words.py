@@ -12,9 +12,10 @@ bias, which all tokens share, is left out. Position embeddings are read in the s
 what `reads +` finds makes it write `writes +`, what `reads -` finds makes it write `writes -`; turning both round changes nothing.
 
 Null. Among thousands of tokens some lie near any direction. `null` has the largest value over all tokens of random directions of the same
-length, and `p` is how often one of these is as extreme; by default any direction of the stream, with `null="head"` random mixtures of
-what the component's own head reads or writes. Embeddings do not fill their space evenly, and heads read where they lie, so whole heads
-go beyond the first null; a component that goes beyond the second one has words that its neighbours do not have.
+length, and `p` is how often one of these, or the opposite of the component's own, is as extreme; by default any direction of the
+stream, with `null="head"` random mixtures of what the component's own head reads or writes. Embeddings do not fill their space evenly,
+and heads read where they lie, so whole heads go beyond the first null; a component that goes beyond the second one has words that its
+neighbours do not have.
 
 How. From weights alone; the vocabulary in tiles, so that neither table is ever copied whole, and no matrix of d_model by d_model.
 
@@ -34,6 +35,7 @@ When it misleads
     interp.ComponentWords(components=("2.2.0",), which="qk", k=5)(lm).words("2.2.0")
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
     from interp.core.lm import LM
 
 ENDS = {"ov": ("writes", "reads"), "qk": ("queries", "keys")}
+ALPHA = 0.05
+"""Level at which words are counted as beyond chance."""
 TILE = 64_000_000
 """Bytes of a vocabulary table that are held in float64 at once."""
 
@@ -68,7 +72,7 @@ class ComponentWordsResult(Result):
     data:
         value     [component, side, rank]    of the most extreme tokens; falling from the largest on sides with +, rising on those with -
         token     [component, side, rank]    their labels; token_id, their ids
-        p         [component, side]          share of random directions whose most extreme token is at least as extreme, not corrected
+        p         [component, side]          how often a random direction, of either sign, has a token as extreme, not corrected
         null      [component, end, draw]     the largest value of random directions of the same length
         position  [component, end, pos]      what is read of each position embedding, NaN for `writes`; only where positions are learned
         singular  [component]                singular value; gap_before, gap_after: ratios to its neighbours (inf at the ends)
@@ -102,7 +106,7 @@ class ComponentWordsResult(Result):
         ]  # fmt: skip
         return pd.DataFrame(rows)
 
-    def beyond(self, alpha: float = 0.05) -> list[tuple[str, str]]:
+    def beyond(self, alpha: float = ALPHA) -> list[tuple[str, str]]:
         """(component, side) of those whose words are more extreme than those of random directions, after Holm's correction."""
         frame = self.table()
         found = frame[frame["p"] <= alpha]
@@ -124,10 +128,16 @@ class ComponentWordsResult(Result):
 
     def report_lines(self) -> tuple[str, ...]:
         """Every side's most extreme value, its p (Holm over all sides), and its words."""
-        return tuple(
+        lines = [
             f"{row['component']:<9} {row['side']:<10} {row['value']:>8.2f}  p {row['p']:<6.3f} {row['words']}"
             for row in self.table().to_dict("records")
-        )
+        ]
+        sides, least = self.data["p"].size, 1 / (2 + self.data.sizes["draw"])
+        if sides * least > ALPHA:
+            lines.append(
+                f"with {sides} sides, no p can fall below {sides * least:.2f}: take {math.ceil(sides / ALPHA / 2)} draws or more."
+            )
+        return tuple(lines)
 
     def thumbnail(self) -> xr.DataArray | None:
         """The most extreme values, components by sides."""
@@ -154,8 +164,8 @@ class ComponentWords(Analysis[ComponentWordsResult]):
     """Name components in coordinates with norm gains folded in; else of the raw parameters."""
     null: Literal["random", "head"] = "random"
     """What words are compared with: random directions of the stream, or random mixtures of the same head's components."""
-    draws: int = 200
-    """Random directions for the null; each counts with both signs."""
+    draws: int = 500
+    """Random directions for the null; each counts with both signs. Too few leave nothing to be found after Holm's correction."""
     seed: int = 0
     """Names the random directions."""
 
@@ -272,6 +282,10 @@ class ComponentWords(Analysis[ComponentWordsResult]):
         ids, values = (torch.stack([found[side][place] for side in sides], dim=1).numpy() for place in (0, 1))
         largest = torch.from_numpy(abs(values[:, :, 0]))
         chance = torch.stack([null[:, ends.index(side.split()[0])] for side in sides], dim=1)  # [component, side, draw]
+        other = (
+            largest.unflatten(1, (-1, 2)).flip(-1).flatten(1)
+        )  # the opposite of the direction itself, as likely as it is
+        chance = torch.cat([chance, other[..., None]], dim=-1)
         hits = (chance >= largest[..., None] * (1 - 1e-12)).sum(dim=-1)
         labels = {one: lm.tokenizer.label(int(one)) for one in np.unique(ids)}
         columns: dict[str, Any] = {

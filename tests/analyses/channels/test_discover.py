@@ -81,7 +81,7 @@ def test_without_a_start_it_begins_at_the_strongest_channel(planted):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"null": "analytic"}, {"null": "shuffle", "draws": 5}, {"correction": "bh"}, {"folded": False}]
+    "options", [{}, {"null": "analytic"}, {"null": "shuffle", "draws": 13}, {"correction": "bh"}, {"folded": False}]
 )
 def test_a_null_model_gives_nothing(null, options, tmp_path):
     found = ChannelCircuit(**options)(null)
@@ -440,6 +440,7 @@ def test_bad_options(options, words):
         ({"start": "2.0"}, "layers 0 to 1"),
         ({"start": "1.2.16"}, "components 0 to 15"),
         ({"offsets": (1,)}, "rotary"),
+        ({"null": "shuffle", "draws": 12}, "12 shuffles of 8 heads never.*draws=13 or more"),
         ({"start": "0.1", "agree": True}, "the first layer"),
         ({"start": "1.2", "agree": True}, "no pairs"),
         ({"start": "1.2", "agree": True, "into": ("0.1",)}, "the first layer"),

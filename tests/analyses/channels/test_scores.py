@@ -401,6 +401,12 @@ def test_it_is_saved_and_says_its_cost(atlas, story, tmp_path):
     assert f"{flops:.2g} floating" in Channels().cost(atlas).note
 
 
+def test_windows_that_end_before_a_distance_are_said():
+    lines = Channels(kinds=("Q",), offsets=(4, 5))(tiny_lm("mistral", "nnsight")).report_lines()
+    assert "Q@5: 4 of 4 layers do not read so far back; their windows end before." in lines
+    assert not any("Q@4:" in line for line in lines)
+
+
 def test_heads_wider_than_the_stream_are_refused():
     with pytest.raises(BadInput, match=r"heads of .* are wider \(40\) than its stream \(32\)"):
         Channels()(tiny_lm("llama", "nnsight", head_dim=40))

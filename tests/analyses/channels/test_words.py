@@ -109,6 +109,27 @@ def test_a_component_is_what_its_words_say(planted):
     assert int(logits.argmax()) == best
 
 
+def test_enough_draws_are_taken_that_words_can_be_beyond_chance(planted):
+    n = ComponentWords().n
+    names = tuple(f"0.1.{index}" for index in range(n - 1))
+    found = ComponentWords(components=("0.2.0", *names), k=1)(planted)
+    assert found.data["p"].size / (2 + found.data.sizes["draw"]) < 0.05 and len(found.report_lines()) == 4 * n
+    few = ComponentWords(components=("0.2.0", *names), k=1, draws=100)(planted)
+    assert not few.beyond()
+    assert few.report_lines()[-1] == "with 32 sides, no p can fall below 0.16: take 320 draws or more."
+
+
+def test_a_direction_is_compared_with_its_own_opposite_too():
+    """Where both ends of every direction reach as far, the farthest of all is no rarer than one in draws + 1."""
+    lm = wrap(tiny("llama"), words(), "llama")
+    table = lm.weights.W_E.clone()
+    table[1::2] = -table[::2]
+    with lm.edit_weights({"W_E": table}):
+        data = ComponentWords(components=("1.1.0",), draws=4)(lm).data
+    reads = data["p"].sel(component="1.1.0").values[-2:]
+    assert reads[0] == reads[1] and float(reads[0]) * 5 == pytest.approx(round(float(reads[0]) * 5))
+
+
 def test_the_null_is_what_random_directions_reach():
     lm = wrap(tiny("llama"), words(), "llama")
     found = ComponentWords(components=("1.1.0",), draws=300, null="head")(lm).data

@@ -99,8 +99,8 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
     """Standard deviations by which a component stands out among its head's others, at least."""
     null: Literal["shared", "analytic", "shuffle"] = "shared"
     """What confirms: directions shared by all heads, nothing beyond the analytic null, or shuffled weights."""
-    draws: int = 20
-    """Shuffles of a layer's weights for null="shuffle"."""
+    draws: int = 25
+    """Shuffles of a layer's weights for null="shuffle"; each gives one score a head, and 1 / alpha of them are needed."""
     most: int = 8
     """Channels that are kept of one node, at most; what this leaves out is counted."""
     whole: bool = True
@@ -154,6 +154,12 @@ class ChannelCircuit(Analysis[ChannelCircuitResult]):
         known_heads(lm)
         many_components(lm)
         self._bench(lm)
+        if self.null == "shuffle" and self.whole and (1 + self.draws * lm.spec.n_heads) * self.alpha < 1:
+            enough = math.ceil((1 / self.alpha - 1) / lm.spec.n_heads)
+            raise BadInput(
+                f"{self.draws} shuffles of {lm.spec.n_heads} heads never give a whole head p <= {self.alpha:g}. Take draws={enough} or "
+                "more, or whole=False."
+            )
         if self.start:
             layer = named(self.start).check(lm).layer
             ends = {"upstream": layer == 0, "downstream": layer == lm.spec.n_layers - 1}

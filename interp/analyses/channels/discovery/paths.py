@@ -46,7 +46,8 @@ def along_paths(
     silent = sorted({str(head) for head in heads} - {str(head) for head, _ in targets})
     if silent:
         raise BadInput(
-            f"head {', '.join(silent)} reads nothing: its matrices are zero, or its window ends before the distance. Leave it out, or leave out agree."
+            f"head {', '.join(silent)} reads nothing: its matrices are zero, or its window ends before the distance. "
+            "Leave it out, or leave out agree."
         )
     step = examine(bench, [(None, target) for _, target in targets], rule)
     linked = np.zeros((len(targets), lm.spec.n_layers, lm.spec.n_heads), dtype=bool)

@@ -89,7 +89,7 @@ class Rule:
     correction: str = "holm"
     z: float = 4.0
     null: str = "shared"
-    draws: int = 20
+    draws: int = 25
     most: int = 8
     whole: bool = True
     """Test whole heads too, beside their components."""

@@ -52,7 +52,8 @@ def plans(lm: "LM", kinds: Sequence[str] | None, offsets: Sequence[int]) -> list
         raise BadInput(f"{spec.name} has one layer, and channels are from heads to heads of later layers.")
     if spec.d_head > spec.d_model:
         raise BadInput(
-            f"heads of {spec.name} are wider ({spec.d_head}) than its stream ({spec.d_model}), so they have no {spec.d_head} components each."
+            f"heads of {spec.name} are wider ({spec.d_head}) than its stream ({spec.d_model}): they have fewer components than "
+            "dimensions, and such heads are not scored."
         )
     if offsets and not turned:
         raise BadInput(

@@ -174,6 +174,11 @@ class ChannelResult(Result):
             lines.append(
                 "where the gap is 1, a component cannot be told from its neighbours: only their common subspace means anything."
             )
+        blind = self.data["spectrum"].isnull().all(("reader_head", "component")).sum("reader_layer").to_series()
+        lines += [
+            f"{kind}: {many} of {attrs['n_layers']} layers do not read so far back; their windows end before."
+            for kind, many in blind[blind > 0].items()
+        ]
         full = self.data.sizes["component"]
         rank = self.data["rank"].values
         if (rank < full).any():
