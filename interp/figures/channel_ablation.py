@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from interp.analyses.channels.ablation.result import ComponentAblationResult
 
 MOST_WRITERS = 4
+STRIP = 0.14
+"""Height of the strip for names, as a share of what is drawn below it."""
 UNITS = {"prob": "P(answer)", "logprob": "log P(answer), nats", "logit_diff": "logit difference", "rank": "rank"}
 JOINT = {
     ("zero", -1): "strongest of each removed", ("keep", -1): "only strongest of each", ("keep", 0): "only component 0 of each",
@@ -57,7 +59,10 @@ def plot(
     for column, name in enumerate(writers, start=1):
         random = drop.values[(drop["writer"].values == name) & (drop["edit_kind"].values == "random")]
         _writer(figure, table[table["writer"] == name], controls.loc[name], random, column, theme)
-    figure.update_yaxes(zeroline=True, zerolinecolor=INK, zerolinewidth=0.8)
+    shown = np.isin(drop["writer"].values, writers) & np.isin(drop["edit_kind"].values, ["zero", "random", "head"])
+    intervals = table.loc[table["writer"].isin(writers), ["ci_lo", "ci_hi"]].to_numpy()
+    low, high = _span(np.concatenate([drop.values[shown], intervals.ravel(), [0.0]]))
+    figure.update_yaxes(zeroline=True, zerolinecolor=INK, zerolinewidth=0.8, range=[low, high])
     figure.update_yaxes(title_text=f"drop of {_what(result, of)}", row=1, col=1)
     title = f"What single components do for {_what(result, of)} ({result.data.sizes['prompt']} prompts)"
     dress(figure, result, theme=theme, title=title, venue=venue, aspect=0.48, height=400, margin=above(theme))
@@ -77,10 +82,6 @@ def _writer(figure: go.Figure, rows: Any, control: Any, random: np.ndarray, colu
             type="line", xref=f"x{number} domain", yref=f"y{number}", x0=0, x1=1, y0=float(control["head"]), y1=float(control["head"]),
             line={"color": FAINT, "width": 1, "dash": "4px,3px"}, name="whole head",
         )  # fmt: skip
-        figure.add_trace(  # a line does not widen the axis: a point without ink does
-            go.Scatter(x=[0], y=[float(control["head"])], mode="markers", marker={"opacity": 0}, hoverinfo="skip", showlegend=False),
-            row=1, col=column,
-        )  # fmt: skip
     strongest = (rows["name"] == control["name"]).to_numpy()
     for marked, ink, symbol in ((False, CATEGORY[0], "circle"), (True, CATEGORY[1], "diamond")):
         part = rows[strongest == marked]
@@ -96,16 +97,23 @@ def _writer(figure: go.Figure, rows: Any, control: Any, random: np.ndarray, colu
             ),
             row=1, col=column,
         )  # fmt: skip
-    best = rows[strongest].iloc[0]
-    figure.add_annotation(
-        text=f"{plain(control['name'])} (p {control['others_p']:.2g} of {int(control['n_others'])})", x=int(best["component"]),
-        y=float(best["ci_hi"]), xref=f"x{number}", yref=f"y{number}", showarrow=False, yanchor="bottom", yshift=2,
-        xanchor="left" if best["component"] < len(rows) / 2 else "right", borderpad=0, name="strongest",
+    best = int(rows[strongest].iloc[0]["component"])
+    others = f" (p {control['others_p']:.2g} of {int(control['n_others'])})" if control["n_others"] else ""
+    figure.add_annotation(  # in the strip above everything that is drawn
+        text=f"{plain(control['name'])}{others}", x=best, y=1, xref=f"x{number}", yref=f"y{number} domain", showarrow=False, yanchor="top",
+        xanchor="left" if best < float(rows["component"].max()) / 2 else "right", borderpad=0, name="strongest",
         font={"size": text_size(theme, small=True), "color": CATEGORY[1]},
     )  # fmt: skip
     figure.update_xaxes(
         title_text="component removed", range=[-1, float(rows["component"].max()) + 1], row=1, col=column
     )
+
+
+def _span(values: np.ndarray) -> tuple[float, float]:
+    """The y axis over everything that is drawn, with a strip above it in which a name can stand."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    room = (high - low) or 1.0
+    return low - 0.04 * room, high + STRIP * room
 
 
 def _joint(result: Any, of: str, writers: list[str], theme: Theme, venue: str) -> go.Figure:

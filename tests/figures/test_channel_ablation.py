@@ -50,6 +50,17 @@ def ablation(writers=("0.3", "1.2"), components=8, prompts=10, random=6):
     return stamped(ComponentAblationResult(xr.Dataset(data, coords, attrs)))
 
 
+def test_names_stand_above_everything_that_is_drawn():
+    result = ablation()
+    figure = channel_ablation.plot(result)
+    names = [note for note in figure.layout.annotations if note.name == "strongest"]
+    assert [note.y for note in names] == [1, 1] and all(str(note.yref).endswith("domain") for note in names)
+    low, high = figure.layout.yaxis.range
+    drawn = [float(np.max(trace.y + np.asarray(trace.error_y.array))) for trace in figure.data]
+    drawn += [float(shape.y1) for shape in figure.layout.shapes]
+    assert max(drawn) < high - 0.1 * (high - low) and min(float(shape.y0) for shape in figure.layout.shapes) > low
+
+
 @pytest.mark.parametrize("theme", ["screen", "paper"])
 @pytest.mark.parametrize("options", [{}, {"by": "joint"}, {"of": "logit_diff"}, {"writer": "1.2"}])
 def test_a_figure_is_finished(options, theme):
