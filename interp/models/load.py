@@ -119,6 +119,10 @@ def _refuse_quantised(module: torch.nn.Module, name: str) -> None:
     """Weights that are integers, 8-bit numbers or packed are not what the forward pass multiplies by, so none of them can be read."""
     odd = {key: str(p.dtype).removeprefix("torch.") for key, p in module.named_parameters()}
     odd = {key: dtype for key, dtype in odd.items() if dtype not in BYTES}
+    for key, buffer in module.named_buffers():  # GPTQ, AWQ and their kin keep codes and scales in buffers
+        kind = str(buffer.dtype).removeprefix("torch.")
+        if "weight" in key.rpartition(".")[2] and kind not in (*BYTES, "bool"):
+            odd[key] = kind
     for key, part in module.named_modules():  # the weight of a packed linear layer is a method
         if callable(getattr(part, "weight", None)) and not isinstance(part.weight, torch.Tensor):
             odd.setdefault(f"{key}.weight", "packed")

@@ -120,7 +120,7 @@ def test_folding_is_refused_where_it_is_not_exact(folder: Path) -> None:
 
 @torch.no_grad()
 def test_a_quantised_model_is_refused() -> None:
-    """8-bit codes, and packed linear layers whose `weight` is a method."""
+    """8-bit codes, codes in buffers, and packed linear layers whose `weight` is a method."""
     coded = tiny("llama")
     coded.model.layers[1].mlp.up_proj.weight.data = coded.model.layers[1].mlp.up_proj.weight.to(torch.float8_e4m3fn)
     with pytest.raises(
@@ -131,6 +131,16 @@ def test_a_quantised_model_is_refused() -> None:
     class Packed(torch.nn.Module):
         def weight(self) -> torch.Tensor:
             return torch.zeros(1)
+
+    class Codes(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("qweight", torch.zeros(4, 4, dtype=torch.int32))
+
+    grouped = tiny("llama")
+    grouped.model.layers[1].self_attn.q_proj = Codes()
+    with pytest.raises(BadInput, match=r"1 weights of type int32 \(model.layers.1.self_attn.q_proj.qweight"):
+        wrap(grouped, tokenizer(), "m")
 
     packed = tiny("llama")
     packed.model.layers[0].mlp.up_proj = Packed()

@@ -112,6 +112,29 @@ def test_rules_pick_what_they_know():
     assert region[1] == -1 and (chosen[missing == 1, RULES.index("oracle region")] == 0).all()
 
 
+def test_rules_know_of_held_out_prompts_only_what_they_say_and_learn_nothing_from_them():
+    rng, train = np.random.default_rng(0), np.arange(40) // 5 % 2 == 0
+    missing = np.arange(40) % 5
+    looks, says = rng.random((40, 9, 5)), np.log(rng.dirichlet(np.ones(5), (40, 9)))
+
+    def picked(looks, says, missing):
+        known = np.arange(40) % 5
+        chosen, region = choose(looks, says, says.argmax(2), missing=missing, unrepeated=known, train=train)
+        return dict(zip(RULES, chosen.T, strict=True)), region
+
+    first, region = picked(looks, says, missing)
+    others, same = picked(looks, says, np.where(train, missing, (missing + 1) % 5))  # other right answers
+    told = {rule for rule in RULES if (first[rule] != others[rule]).any()}
+    assert told == {rule for rule, knows in zip(RULES, KNOWS, strict=True) if knows in ("answer", "outcome")}
+    looks[~train], says[~train] = rng.random((20, 9, 5)), np.log(rng.dirichlet(np.ones(5), (20, 9)))
+    again, regions_again = picked(looks, says, missing)  # other held-out prompts
+    assert (region == same).all() and (region == regions_again).all()
+    for rule in RULES:
+        assert (first[rule] == again[rule])[train].all()
+    for rule in ("oracle region", "oracle point", "single point"):
+        assert (first[rule] == again[rule]).all()
+
+
 # ---------------------------------------------------------------- a pointer that knows nothing of the task
 
 
