@@ -81,7 +81,7 @@ def test_equal_weights_and_several_at_once_are_beta_distributions_too():
 def test_draws_agree_with_the_tail_of_uneven_weights():
     weights = 0.64 ** np.arange(16)
     weights /= weights.sum()
-    g = numpy_generator(0, "tail").normal(size=(200_000, 63)) ** 2
+    g = numpy_generator(0, "tail").normal(size=(60_000, 63)) ** 2
     score = np.sqrt(g[:, :16] @ weights / g.sum(axis=1))
     assert float((score**2).mean()) == pytest.approx(1 / 63, rel=0.01)
     for c in (0.06, 0.1, 63**-0.5, 0.16, 0.2, 0.25):
@@ -184,7 +184,7 @@ def test_planted_channels_are_found_and_only_the_shared_null_knows_how_few_dimen
     assert (adjusted < -400).sum() == 3 and (adjusted < -2).sum() > 3
     moment = second_moment([decompose(planted, layer) for layer in range(2)])
     assert float(moment.trace()) == pytest.approx(1)
-    shared = np.stack([log10_shared(score[:48], side, moment) for score, _, side in cases])
+    shared = np.stack([log10_shared(score[:24], side, moment) for score, _, side in cases])
     p = 10 ** np.where(shared < -100, np.nan, shared)
     assert 0.35 < np.nanmean(p) < 0.65 and (10 ** holm(shared, log10=True) < 0.01).sum() == (shared < -100).sum()
 
@@ -303,7 +303,7 @@ def test_heads_that_say_nothing_are_refused():
 
 
 def test_the_real_checkpoint(real_models):
-    lm = interp.load(str(real_models / "stories260K-llama"))
+    lm = interp.load(str(real_models / "stories260K-llama"), check=False)
     found = null_of(lm, "0.1", "2.3", kind="Q", offset=1, draws=20)
     assert np.isfinite(found.z) and 0 < found.observed < 1
     assert null_of(lm, "0.1", "2.3", kind="V", null="shuffle", draws=5).draws.shape == (5,)
