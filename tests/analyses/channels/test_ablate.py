@@ -40,12 +40,12 @@ def taken(pointer):
 
 @pytest.fixture(scope="module")
 def atlas():
-    return reference.load("atlas")
+    return reference.load("atlas", check=False)
 
 
 @pytest.fixture(scope="module")
 def task():
-    return reference.task("atlas", "ioi", 6)
+    return reference.task("atlas", "ioi", 4)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_where_the_reader_looks_from_only(atlas, task):
 
 
 def test_batches_do_not_matter(atlas, task, apart):
-    again = ComponentAblation(reader="2.3", writers="1.1", controls=4, scales=(2.0,), max_rows=4)(atlas, task)
+    again = ComponentAblation(reader="2.3", writers="1.1", controls=4, scales=(2.0,), max_rows=1)(atlas, task)
     assert np.abs(again.data["score"].values - apart.head("1.1")["score"].values).max() < 1e-5
     assert again.data["prompt"].equals(apart.data["prompt"])
     assert list(apart.data["prompt"].values) == [pair.clean.id for pair in task]
@@ -207,20 +207,20 @@ def test_components_that_cannot_be_told_apart_go_together(atlas, task):
 
 
 def test_real_checkpoints_end_to_end(real_models):
-    for name, text, first, second in (
-        ("tinytalk-chat", "Tom and Ana went to the park. Ana gave the ball to", "Tom", "Ana"),
-        ("stories260K-llama", "Lily and Ben went to the park. Ben gave the ball to", "Lily", "Ben"),
+    for name, text, first, second, writers in (
+        ("tinytalk-chat", "Tom and Ana went to the park. Ana gave the ball to", "Tom", "Ana", 1),
+        ("stories260K-llama", "Lily and Ben went to the park. Ben gave the ball to", "Lily", "Ben", 2),
     ):
         lm = interp.load(real_models / name, check=False)
         prompts = [
             Prompt.of(text.replace("park", place), IO=first, S1=second, occurrence={"S1": 0})
             for place in ("park", "shop")
         ]
-        result = ComponentAblation(strongest=2, controls=3, scales=(0.5,))(lm, prompts)
+        result = ComponentAblation(strongest=writers, controls=3, scales=(0.5,))(lm, prompts)
         attrs = result.data.attrs
         assert attrs["weight_difference"] < 1e-5 and ("offset" in attrs) == (lm.spec.positions == "rotary")
         assert attrs["offset"] > 3 if "offset" in attrs else True
-        assert bool(np.isfinite(result.data["score"]).all()) and len(result.report_lines()) == 1 + 2 + 4 + 2
+        assert bool(np.isfinite(result.data["score"]).all()) and len(result.report_lines()) == 1 + 2 * writers + 4 * (writers > 1)
         assert float(np.abs(result.drop()).max()) > 1e-4
 
 
@@ -265,7 +265,7 @@ def test_tables_say_what_the_numbers_say(apart):
 
 def test_cost_is_said_before(atlas, task):
     small, large = (ComponentAblation(reader="2.3", writers="1.1", controls=n).cost(atlas, task) for n in (0, 50))
-    assert 0 < small.forwards < large.forwards and "1 writers on 6 prompts" in large.note
+    assert 0 < small.forwards < large.forwards and "1 writers on 4 prompts" in large.note
 
 
 # -- refusals -----------------------------------------------------------------------------------------------------------------

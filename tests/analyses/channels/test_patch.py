@@ -20,7 +20,7 @@ OTHERS = tuple(f"0.1.{index}" for index in range(16) if index not in (2, 5))
 
 @pytest.fixture(scope="module")
 def atlas():
-    return interp.load("atlas")
+    return interp.load("atlas", check=False)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,9 @@ def test_half_the_channel_carries_part_and_its_other_components_nothing(pointer)
 
 
 def test_what_is_significant_beats_every_draw_and_the_rest_is_not(pointer):
-    """One kind of control and one direction: 49 draws allow 0.02."""
+    """One kind of control and one direction: 39 draws allow 0.025, twice."""
     for components, told in ((("0.1.2", "0.1.5"), True), (("0.1.3", "0.1.7"), False)):
-        tests = exchanged(pointer, components, draws=49).controls()
+        tests = exchanged(pointer, components, draws=39).controls()
         assert bool(tests["significant"].all()) == told and bool(tests["significant"].any()) == told
 
 
@@ -133,11 +133,11 @@ def differences(logits, group):
 def test_heads_are_what_plain_hooks_give(atlas, task, direction):
     names = ("0.1.0", "0.1.3", "2.2.1")
     found = ChannelPatching(components=names, readers=("3.1",), direction=direction, draws=0, folded=False)(
-        atlas, task[:6]
+        atlas, task[:4]
     )
     module = atlas.module
     vs = [component(module, *map(int, name.split("."))) for name in names]
-    for group in pair_groups(atlas, task[:6])[:2]:
+    for group in pair_groups(atlas, task[:4])[:2]:
         base, source = (group.clean.tokens, group.corrupted.tokens)[:: 1 if direction == "noise" else -1]
         heads = ((0, 1), (0, 1), (2, 2))
         targets = [coordinate(module, *head, v, source)[:, -1] for head, v in zip(heads, vs, strict=True)]
@@ -164,7 +164,7 @@ def test_streams_are_what_plain_hooks_give(request, name):
         pairs = request.getfixturevalue("task")[:4]
         spans = ("IO", "S1")
     else:
-        lm = interp.load(str(request.getfixturevalue("real_models") / name))
+        lm = interp.load(str(request.getfixturevalue("real_models") / name), check=False)
         text = "The {} and the {} were in the big house and then the {} said to the"
         pairs = [
             PromptPair(
@@ -208,7 +208,7 @@ def test_streams_are_what_plain_hooks_give(request, name):
 
 def test_the_measures_are_those_of_the_scores(atlas, task):
     found = ChannelPatching(components=("0.1.0",), readers=("1.3",), direction="both", draws=2, max_rows=2)(
-        atlas, task[:5]
+        atlas, task[:3]
     )
     data = found.data.sel(metric="logit_diff")
     for direction in ("noise", "denoise"):
@@ -224,7 +224,7 @@ def test_the_measures_are_those_of_the_scores(atlas, task):
         before = found.data["attention"].sel(variant="none", direction=direction, reader="1.3")
         moved = (look - before).sel(span="IO") - (look - before).sel(span="S1")
         assert np.isclose(float(found.readout(direction=direction)["mean"].sel(variant="head")), float(moved.mean()))
-    other = ChannelPatching(components=("0.1.0",), readers=("1.3",), direction="both", draws=2)(atlas, task[:5])
+    other = ChannelPatching(components=("0.1.0",), readers=("1.3",), direction="both", draws=2)(atlas, task[:3])
     assert np.allclose(found.data["control_score"].values, other.data["control_score"].values, atol=2e-3), (
         "batches do not matter"
     )
