@@ -266,6 +266,23 @@ def test_components_of_a_head_sum_to_the_head(family, folded):
     assert found["able"].values.max() <= 1 and found.attrs["folded"] is folded
 
 
+def test_rotations_are_made_once_a_layer(monkeypatch):
+    lm, asked = wrap(tiny("llama"), words(), "llama"), []
+    right = type(lm.weights).rotation
+    monkeypatch.setattr(
+        type(lm.weights),
+        "rotation",
+        lambda self, layer, offset: asked.append((layer, offset)) or right(self, layer, offset),
+    )
+    able = Ability(lm)
+    split = Split(lm, able, channels_of(lm, "0.1.0 Q 2.1", "0.1.0 K 2.2", "0.1.0 Q 3.0"))
+    for reader in split.readers.values():
+        reader.factor = 0.3
+    asked.clear()
+    split.document(lm.read([tokens(1, 9)[0]], split.sites), [8], {"last": (8, 9)})
+    assert sorted(asked) == [(layer, place) for layer in (2, 3) for place in range(9)]
+
+
 def test_a_writer_that_is_not_accounted_for_is_noticed():
     lm = wrap(tiny("gpt2"), words(), "gpt2")
     split = Split(lm, Ability(lm), channels_of(lm, "0.1.0 Q 2.1"))

@@ -63,8 +63,15 @@ class Heard:
 class ReaderHead:
     """The reading side of one head, float64 on the CPU."""
 
-    def __init__(self, lm: "LM", head: Head, *, projections: "Sequence[Tensor | None] | None" = None) -> None:
-        """`projections` are those of its layer, where they are known already."""
+    def __init__(
+        self,
+        lm: "LM",
+        head: Head,
+        *,
+        projections: "Sequence[Tensor | None] | None" = None,
+        turns: "dict[int, Tensor] | None" = None,
+    ) -> None:
+        """`projections` are those of its layer, where they are known already; `turns` rotations by layer, which heads may share."""
         self.lm, self.head = lm, head
         weights, spec, layer, at = lm.weights, lm.spec, head.layer, head.head
         self.group = at // (spec.n_heads // spec.n_kv_heads)
@@ -86,7 +93,7 @@ class ReaderHead:
             self.W_O = self.W_O * _wide(weights.norm("attn_post", layer)[0])
         self.window = spec.windows[layer]
         self.factor = float("nan")
-        self._turns = torch.empty(0, spec.d_head, spec.d_head, dtype=torch.float64)
+        self._turns: dict[int, Tensor] = {} if turns is None else turns
 
     @property
     def sites(self) -> list[Site]:
@@ -222,11 +229,13 @@ class ReaderHead:
 
     def _table(self, length: int) -> Tensor:
         """R_t of the first positions, [pos, d_head, d_head]."""
-        if len(self._turns) < length:
+        width = self.lm.spec.d_head
+        known = self._turns.get(self.head.layer, torch.empty(0, width, width, dtype=torch.float64))
+        if len(known) < length:
             get = self.lm.weights.rotation
-            more = [get(self.head.layer, place).double().cpu() for place in range(len(self._turns), length)]
-            self._turns = torch.cat([self._turns, torch.stack(more)])
-        return self._turns[:length]
+            more = [get(self.head.layer, place).double().cpu() for place in range(len(known), length)]
+            known = self._turns[self.head.layer] = torch.cat([known, torch.stack(more)])
+        return known[:length]
 
     def _turn(self, x: Tensor) -> Tensor:
         """x [..., pos, d_head] turned by its positions."""

@@ -59,7 +59,8 @@ class Split:
         self.links = list(dict.fromkeys((channel.kind, channel.reader) for channel in channels))
         heads = list(dict.fromkeys(channel.reader for channel in channels))
         known = {layer: projections_of(lm, layer) for layer in {head.layer for head in heads}}
-        self.readers = {head: ReaderHead(lm, head, projections=known[head.layer]) for head in heads}
+        turns: dict[int, Tensor] = {}
+        self.readers = {head: ReaderHead(lm, head, projections=known[head.layer], turns=turns) for head in heads}
         self.depth = max(head.layer for head in self.readers)
         layers = range(self.depth)
         self._out = [lm.weights.W_O(layer).detach().double().cpu() for layer in layers]  # [head, d_head, d_model]
