@@ -268,8 +268,8 @@ def test_the_order_of_the_grid_and_batches_do_not_matter(atlas, task):
         first, second = (found.grid(found.values(outcome, reader="2.0")) for found in (one, other))
         again = second.sel(axis_0=first["axis_0"].values, axis_1=first["axis_1"].values)
         assert np.allclose(first.values, again.values, atol=1e-3), outcome
-    for axis in (0, 1):
-        mine, again = (found.curve(axis=axis, hold=1.0) for found in (one, other))
+    for axis, hold in ((0, 1.0), (1, 1.0), (0, -0.5)):  # -0.5 lies between the two
+        mine, again = (found.curve(axis=axis, hold=hold) for found in (one, other))
         assert mine["alpha"].values.tolist() == [-2.0, 1.0] == again["alpha"].values.tolist()
         assert np.allclose(mine["mean"].values, again["mean"].values, atol=1e-4)
 

@@ -111,7 +111,7 @@ class SteeringResult(Result):
     ) -> xr.Dataset:
         """An outcome along one axis, by kind of prompt: mean, ci_lo, ci_hi, n and base (the untouched run) [split, alpha].
 
-        The other axes stay at their alpha nearest to `hold`. Intervals are bootstrapped over prompts.
+        The other axes stay at their alpha nearest to `hold`, the lower of two. Intervals are bootstrapped over prompts.
         """
         along, alphas = self._along(outcome, arm, axis, hold, reader)  # [point, prompt], [point]
         names, members = self._splits()
@@ -232,7 +232,8 @@ class SteeringResult(Result):
         laid = self.grid(self.values(outcome, reader=reader).sel(arm=arm, drop=True))
         for name in self.axes:
             if name != f"axis_{axis}":
-                laid = laid.isel({name: int(np.abs(laid[name].values - hold).argmin())}, drop=True)
+                ticks = laid[name].values
+                laid = laid.isel({name: int(np.lexsort([ticks, np.abs(ticks - hold)])[0])}, drop=True)
         laid = laid.sortby(f"axis_{axis}").transpose(f"axis_{axis}", "prompt")
         return laid.values.astype(float), laid[f"axis_{axis}"].values.astype(float)
 
