@@ -61,12 +61,12 @@ def _all(model: list[Layer], kinds: tuple[str, ...] = KINDS, *, held: bool = Fal
     tally = Tally(
         kinds=len(kinds), layers=LAYERS, heads=HEADS, components=H, free=D, top=200, rank_by="score", held=held, dtype=torch.float32
     )  # fmt: skip
-    held, values = torch.empty(LAYERS, HEADS, H, D), torch.empty(LAYERS, HEADS, H, dtype=torch.float64)
+    written, values = torch.empty(LAYERS, HEADS, H, D), torch.empty(LAYERS, HEADS, H, dtype=torch.float64)
     for layer, (ov, qk) in enumerate(model):
         said, heard = _layer(ov, qk)
         for index, kind in enumerate(kinds):
-            tally.take(index, held[:layer], values[:layer], 0, layer, heard[kind])
-        held[layer], values[layer] = said.directions, said.values
+            tally.take(index, written[:layer], values[:layer], 0, layer, heard[kind])
+        written[layer], values[layer] = said.directions, said.values
     return tally
 
 
