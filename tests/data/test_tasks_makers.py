@@ -194,6 +194,13 @@ def test_a_set_differs_in_the_order_of_the_first_list_only(gpt):
         tasks.named("laundry_list", gpt, n=7, items=3, template=3)
 
 
+def test_no_list_has_a_thing_that_another_names(gpt):
+    words = Lexicon(objects=("car", "toy car", "ball", "cup"))
+    made = tasks.laundry_list(gpt, n=12, items=3, lexicon=words, pieces=3)
+    listed = [set(one.meta["items"]) for one in made.clean]
+    assert all(not {"car", "toy car"} <= things for things in listed) and any("car" in things for things in listed)
+
+
 def test_things_of_several_tokens_differ_in_their_first(tokenizer):
     """Whatever the tokenizer makes of words: spans cover all pieces, the pair lines up, the first token decides."""
     words = Lexicon(

@@ -10,7 +10,8 @@ be mistaken for it, is kept out:
 - The second list is shuffled by itself, so its order says nothing about the place of the missing thing.
 - Models prefer the last thing that was named, so the missing one runs through all places evenly (`meta["missing"]`): look at the
   accuracy for each place, and at both the best token of all and the best of the things listed (`meta["candidates"]`).
-- No thing is listed that the form itself names. With as many `items` as there are things, prompts differ in order only.
+- No thing is listed that the form itself names, nor one that another one names (`car` beside `toy car`).
+- With as many `items` as there are things, prompts differ in order only.
 - Things are one token each. With `pieces` they may have up to that many; those of a list then differ in their first token, by which the
   answer is scored, and spans cover several tokens.
 
@@ -164,17 +165,23 @@ def enumerated(things: Sequence[str]) -> tuple[str, list[Chars]]:
 def _things(
     rng: np.random.Generator, form: str, objects: Mapping[str, tuple[int, ...]], items: int, missing: int
 ) -> list[str]:
-    """`items` things that differ in their first token, none named by the form; another one has as many tokens as the missing one."""
+    """`items` things that differ in their first token, none named by the form or by another; one has as many tokens as the missing one."""
     pool = _unnamed(form, objects)
     for _ in range(1000):
         drawn = some(rng, pool, items)
         sizes = [len(objects[thing]) for thing in drawn]
-        if len({objects[thing][0] for thing in drawn}) == items and sizes.count(sizes[missing]) > 1:
+        apart = len({objects[thing][0] for thing in drawn}) == items and not _nested(drawn)
+        if apart and sizes.count(sizes[missing]) > 1:
             return drawn
     raise BadInput(
-        f"no list of {items} things that differ in their first token could be drawn: {len(pool)} things share "
+        f"no list of {items} things that differ in their first token (and name no other) could be drawn: {len(pool)} things share "
         f"{len({objects[thing][0] for thing in pool})} first tokens. Ask for fewer `items`, or give Lexicon(objects=(...))."
     )
+
+
+def _nested(things: Sequence[str]) -> bool:
+    """Whether a thing is named by another one, as `car` by `toy car`: repeating that one would seem to repeat both."""
+    return any(one != other and f" {one} " in f" {other} " for one in things for other in things)
 
 
 def _unnamed(form: str, objects: Mapping[str, tuple[int, ...]]) -> list[str]:
