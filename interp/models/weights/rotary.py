@@ -14,7 +14,7 @@ the factor on scores that some kinds (yarn) put on the planes. Where a family no
 
 Nothing about frequencies, halves, parts of a head that stay unturned or scalings is written here: cosines and sines come from the
 model's own rotary module, and an identity matrix goes through the `apply_rotary_pos_emb` of its own source file. Both compute angles in
-float32, as they do in the forward pass, so entries are good to about `1e-7 · Δ`.
+float32, as they do in the forward pass, so entries are good to about `1e-7 · Δ`; 16-bit models round cosines and sines once more.
 """
 
 import inspect
