@@ -55,6 +55,7 @@ from .decompose import Components, One, decompose, single, subspace
 from .discovery import IOI_HEADS, ChannelCircuit, ChannelCircuitResult, recovered
 from .factors import Factors, Reader, Setting, free, ov, qk, reader
 from .laundry import LaundryList, LaundryResult
+from .nulls import log10_tail, null_of, rotation_null, shuffle_null
 from .readers import head_attention, rank_readers
 from .scoring import (
     ChannelResult,
@@ -117,7 +118,9 @@ __all__ = [
     "edit_components",
     "free",
     "head_attention",
+    "log10_tail",
     "metrics_of",
+    "null_of",
     "ov",
     "prompt_groups",
     "qk",
@@ -127,8 +130,10 @@ __all__ = [
     "recovered",
     "removals",
     "removing",
+    "rotation_null",
     "scores_into",
     "scores_of",
+    "shuffle_null",
     "single",
     "subspace",
     "write_layer",
