@@ -72,12 +72,6 @@ METHODS = (
         "Circuits: which heads do a task, how much of it do they carry, and what do they lack? Finds a circuit unless one is given.",
     ),
     Method(
-        "channel-circuit",
-        "interp.analyses.channels:ChannelCircuit",
-        "Channel circuits: from a component to its writers and readers, from the weights.",
-        "Channel circuits: which components write what a head reads, and who reads on? From the weights; --agree patches the paths too.",
-    ),
-    Method(
         "direct",
         "interp.analyses.direct:DirectLogit",
         "Direct logit attribution: what each component writes towards the answer.",
@@ -133,10 +127,10 @@ METHODS = (
         "Channels: which component of which head's write is read by which later head? From the weights alone, against random directions.",
     ),
     Method(
-        "channel-use",
-        "interp.analyses.channels:ChannelUse",
-        "Channel use: of the heads that are able to talk to one another, which do on these prompts.",
-        "Channel use: how strongly are channels written and read on prompts, beside how well they could be? Sums exactly to each reader.",
+        "channel-circuit",
+        "interp.analyses.channels:ChannelCircuit",
+        "Channel circuits: from a component to its writers and readers, from the weights.",
+        "Channel circuits: which components write what a head reads, and who reads on? From the weights; --agree patches the paths too.",
     ),
     Method(
         "channel-words",
@@ -145,10 +139,10 @@ METHODS = (
         "Component words: which tokens does a component of a head read and write, beside what random directions would? From weights alone.",
     ),
     Method(
-        "laundry",
-        "interp.analyses.channels:LaundryList",
-        "Laundry list: which thing was left out, by length and place, and steered through a channel.",
-        "Laundry list: how many things can a model keep apart, and does steering one head's attention help it?",
+        "channel-use",
+        "interp.analyses.channels:ChannelUse",
+        "Channel use: of the heads that are able to talk to one another, which do on these prompts.",
+        "Channel use: how strongly are channels written and read on prompts, beside how well they could be? Sums exactly to each reader.",
     ),
     Method(
         "channel-edit",
@@ -167,6 +161,12 @@ METHODS = (
         "interp.analyses.channels:ChannelPatching",
         "Channel patching: exchange what a component writes between two prompts.",
         "Channel patching: does what components write, taken from the other prompt of a pair, take the answer along?",
+    ),
+    Method(
+        "laundry",
+        "interp.analyses.channels:LaundryList",
+        "Laundry list: which thing was left out, by length and place, and steered through a channel.",
+        "Laundry list: how many things can a model keep apart, and does steering one head's attention help it?",
     ),
 )
 
