@@ -246,12 +246,18 @@ class ComponentWords(Analysis[ComponentWordsResult]):
         return torch.stack(out)
 
     def _strongest(self, lm: "LM") -> list[Component]:
-        """Those of the strongest channels, each once: writers (ov), or component 0 of readers through queries and keys (qk)."""
+        """Those of the strongest channels, each once: writers (ov), or components 0 of what reads by query or key (qk), where alone."""
         able = Ability(lm, self.setting, offset=self.offset if lm.spec.positions == "rotary" else None)
         many = able.strongest(20 * self.n, kinds=KINDS if self.which == "ov" else ("Q", "K"), by="score")
         if self.which == "ov":
             return list(dict.fromkeys(one.writer for one in many))[: self.n]
-        return list(dict.fromkeys(Component(one.reader.layer, one.reader.head, 0) for one in many))[: self.n]
+        first = dict.fromkeys(Component(one.reader.layer, one.reader.head, 0) for one in many)
+        return [one for one in first if self._alone(lm, one)][: self.n]
+
+    def _alone(self, lm: "LM", one: Component) -> bool:
+        """Whether a component can be told from its neighbours."""
+        parts = decompose(lm, one.layer, self.setting, which=self.which, offset=self.offset, heads=[one.head])
+        return len(parts.block(0, one.index)) == 1
 
     def _extremes(self, lm: "LM", end: str, rows: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """Ids and values [sign, n, k] of the most extreme tokens of the first `n` of directions [row, d_model], and the largest of both

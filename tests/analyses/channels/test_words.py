@@ -222,3 +222,18 @@ def test_components_that_cannot_be_told_apart_are_refused_by_name():
         attention.c_proj.weight[:d] = 0
     with pytest.raises(BadInput, match="is zero"):
         ComponentWords(components=("0.0.0",))(wrap(model, words(), "silent"))
+
+
+def test_defaults_leave_out_what_cannot_be_told_apart(planted):
+    parts = decompose(planted, 1, which="qk", heads=[2])
+    root = parts.values[0].clone()
+    root[1] = root[0]
+    root = root.sqrt()
+    alike = {"W_Q.1.2": parts.read[0].T * root, "W_K.1.2": parts.write[0].T * root}
+    options = {"which": "qk", "n": 4, "k": 2, "draws": 500}
+    assert "1.2.0" in ComponentWords(**options)(planted).data["component"].values
+    with planted.edit_weights(alike):
+        names = ComponentWords(**options)(planted).data["component"].values
+        assert len(names) == 4 and "1.2.0" not in names
+        with pytest.raises(BadInput, match=r"'1\.2\.0' cannot be told"):
+            ComponentWords(components=("1.2.0",), which="qk")(planted)
