@@ -4,25 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-import interp
 from interp.analyses.channels import Channels, Setting, correspondence, cosines, cosines_top, decompose, scores_into
 from interp.core.errors import BadInput
 from interp.models import reference
-
-
-@pytest.fixture(scope="module")
-def atlas():
-    return reference.load("atlas")
-
-
-@pytest.fixture(scope="module")
-def story(real_models):
-    return interp.load(str(real_models / "stories260K-llama"), check=False)
-
-
-@pytest.fixture(scope="module")
-def planted():
-    return reference.as_lm(reference.channels())
 
 
 @pytest.mark.parametrize("kind", ["Q", "K", "V"])

@@ -13,11 +13,6 @@ def lm():
     return reference.as_lm(reference.channels())
 
 
-@pytest.fixture(scope="module")
-def atlas():
-    return reference.load("atlas")
-
-
 @pytest.mark.parametrize("folded", [True, False])
 @pytest.mark.parametrize("which", ["ov", "qk"])
 def test_components_are_the_full_svd(atlas, which, folded):

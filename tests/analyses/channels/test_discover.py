@@ -24,21 +24,6 @@ SPEAKS = PromptPair(Prompt("one cue two goal three stop"), Prompt("one red two g
 """The planted Q channel acts on the clean prompt: 0.1.5 says `cue` to the query of 1.2."""
 
 
-@pytest.fixture(scope="module")
-def planted():
-    return reference.as_lm(reference.channels())
-
-
-@pytest.fixture(scope="module")
-def null():
-    return reference.as_lm(reference.channels(null=True))
-
-
-@pytest.fixture(scope="module")
-def atlas():
-    return reference.load("atlas")
-
-
 def names(result):
     return [str(name) for name in result.data["edge"].values]
 

@@ -27,21 +27,6 @@ from interp.core.stats import holm
 from interp.models import reference
 
 
-@pytest.fixture(scope="module")
-def planted():
-    return reference.as_lm(reference.channels())
-
-
-@pytest.fixture(scope="module")
-def null():
-    return reference.as_lm(reference.channels(null=True))
-
-
-@pytest.fixture(scope="module")
-def atlas():
-    return reference.load("atlas")
-
-
 def beta(score, free, width=1):
     """log10 P(c² >= score²) of equal weights: a Beta distribution, -inf where floats cannot hold it."""
     with np.errstate(divide="ignore"):

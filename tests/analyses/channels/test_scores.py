@@ -22,21 +22,6 @@ from . import by_hand
 EXACT = Channels(precision="float64")
 
 
-@pytest.fixture(scope="module")
-def atlas():
-    return reference.load("atlas")
-
-
-@pytest.fixture(scope="module")
-def story(real_models):
-    return interp.load(str(real_models / "stories260K-llama"), check=False)
-
-
-@pytest.fixture(scope="module")
-def planted():
-    return reference.as_lm(reference.channels())
-
-
 def compare(lm, result, *, folded, within, offset=None):
     """The largest difference of component and of whole scores from those of full matrices, over every fourth pair of heads."""
     ov, qk = by_hand.matrices(lm.module, folded=folded, offset=offset)

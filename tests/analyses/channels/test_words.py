@@ -15,11 +15,6 @@ from tests.analyses.test_tracing import words
 from tests.models.tiny import VOCAB, tiny
 
 
-@pytest.fixture(scope="module")
-def planted():
-    return reference.as_lm(reference.channels())
-
-
 def test_the_planted_component_reads_its_cue_and_nothing_else_has_words(planted):
     found = ComponentWords(components=("0.1.5", "0.1.0", "0.2.3"), k=3, null="head")(planted)
     side = next(side for side, read in found.words("0.1.5").items() if side.startswith("reads") and read[0] == "cue")
