@@ -15,6 +15,7 @@ refused by name.
 """
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -145,7 +146,7 @@ class WeightChange:
 
 
 @dataclass(frozen=True)
-class Editor:
+class Editor(ABC):
     """Base of the editors: a configuration that turns requests into a `WeightChange`."""
 
     name: ClassVar[str] = ""
@@ -186,6 +187,7 @@ class Editor:
             moments.check(lm, chosen)
         return self._edit(lm, list(requests), chosen, moments, seed)
 
+    @abstractmethod
     def _edit(
         self,
         lm: LM,
@@ -195,7 +197,6 @@ class Editor:
         seed: int,
     ) -> WeightChange:
         """The change itself; every editor has its own. What `edit` checks has been checked."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement `_edit`.")
 
     def layers_of(self, layers: int | Sequence[int], n_layers: int) -> tuple[int, ...]:
         """The layers that are edited: `width` of them around a centre, clipped to the model, or the ones that are named."""
