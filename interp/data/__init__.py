@@ -1,8 +1,10 @@
 """What goes in: prompts with named, aligned spans; facts; tasks; corpora as hashed documents; probes generated for any tokenizer."""
 
 from . import tasks
+from .concepts import Concept, Concepts, ConceptTokens, concept_tokens, concepts
 from .corpora import Corpus, corpus, pack
 from .facts import Facts, facts
+from .labelled import Labelled, labelled
 from .neutral import neutral_digest, neutral_text
 from .pairs import Pairs, lined_up, pairs
 from .prompts import Prompt, PromptPair
@@ -13,10 +15,14 @@ from .tokens import TokenPair, TokenPrompt, group_by_length, to_batch, tokenize,
 
 __all__ = [
     "ROLES",
+    "Concept",
+    "ConceptTokens",
+    "Concepts",
     "Corpus",
     "Desiderata",
     "Desideratum",
     "Facts",
+    "Labelled",
     "Lexicon",
     "Pairs",
     "Prompt",
@@ -25,9 +31,12 @@ __all__ = [
     "Task",
     "TokenPair",
     "TokenPrompt",
+    "concept_tokens",
+    "concepts",
     "corpus",
     "facts",
     "group_by_length",
+    "labelled",
     "lined_up",
     "neutral_digest",
     "neutral_text",

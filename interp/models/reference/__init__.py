@@ -6,6 +6,7 @@
     reference.facts("atlas", 100)                  # prompts about what it knows, in wordings it has not seen with that subject
     reference.task("atlas", "ioi", 100)            # pairs for patching, in its world's words; `reference.tasks("atlas")` lists them
     reference.text("atlas")                        # prose of its world
+    reference.concept_set("atlas")                 # what it knows: words, texts, questions; `reference.labelled` for probes
     lm = reference.as_lm(reference.induction())    # hand-wired: the mechanism is known, see `reference.planted`
 
 `atlas` has really learned facts, lists, indirect objects and induction, from text that this project generates; `atlas-tuned` is
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.core.errors import BadInput, CheckpointError, hint, listing
 
+from .knowledge import concept_set, labelled
 from .tasks import lexicon, task, tasks
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
     from interp.models.base import BaseLM
 
     from .planted import Channel as Channel
-    from .planted import Concept as Concept
     from .planted import Planted as Planted
+    from .planted import PlantedVector as PlantedVector
     from .planted import channels as channels
     from .planted import concepts as concepts
     from .planted import counterfactual as counterfactual
@@ -52,13 +54,13 @@ if TYPE_CHECKING:
     from .planted import window as window
 
 _PLANTED = (
-    "Channel", "Concept", "Planted", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "flag_pair",
+    "Channel", "Planted", "PlantedVector", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "flag_pair",
     "flags", "gate_pairs", "gates", "induction", "laundry", "laundry_words", "pointer", "pointer_pairs", "prefix_score", "repeated",
     "rotary_channels", "sharpened", "tracker", "tracker_desiderata", "tracker_pairs", "uniform_score", "window",
 )  # fmt: skip
 _CHECKPOINTS = ("atlas", "atlas-tuned")
 
-__all__ = ["as_lm", "facts", "lexicon", "load", "names", "path", "task", "tasks", "text", *_PLANTED]
+__all__ = ["as_lm", "concept_set", "facts", "labelled", "lexicon", "load", "names", "path", "task", "tasks", "text", *_PLANTED]
 
 
 def names() -> list[str]:

@@ -14,7 +14,7 @@ which those of trained models are not. Each constructor takes `null=True` for th
 """
 
 from .channels import Channel, channels
-from .concepts import Concept, concepts
+from .concepts import PlantedVector, concepts
 from .fact import counterfactual, fact, fact_map, window
 from .flags import flag_pair, flags
 from .gates import gate_pairs, gates
@@ -26,7 +26,7 @@ from .tracker import sharpened, tracker, tracker_desiderata, tracker_pairs
 from .wiring import Planted
 
 __all__ = [
-    "Channel", "Concept", "Planted", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "flag_pair",
+    "Channel", "Planted", "PlantedVector", "channels", "concepts", "counterfactual", "expected_patterns", "fact", "fact_map", "flag_pair",
     "flags", "gate_pairs", "gates", "induction", "laundry", "laundry_words", "pointer", "pointer_pairs", "prefix_score", "repeated",
     "rotary_channels", "sharpened", "tracker", "tracker_desiderata", "tracker_pairs", "uniform_score", "window",
 ]  # fmt: skip

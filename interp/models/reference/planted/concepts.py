@@ -21,7 +21,7 @@ STRENGTH, ACTIVATION, N_CTX, D_MLP = 1.5, 20.0, 32, 40
 
 
 @dataclass(frozen=True)
-class Concept:
+class PlantedVector:
     """One planted value vector."""
 
     name: str
@@ -37,16 +37,16 @@ class Concept:
 
 
 _PLAN = (
-    Concept("colours", 0, 7, ("red", "green", "blue", "white", "black", "yellow"), ("paint", "palette")),
-    Concept("metals", 1, 23, ("iron", "copper", "silver", "gold", "zinc"), ("forge", "mine")),
-    Concept("animals", 1, 31, ("fox", "wolf", "bear", "otter", "heron", "lynx"), ("zoo", "forest")),
-    Concept("fruits", 2, 4, ("apple", "pear", "plum", "cherry", "quince"), ("orchard", "market")),
+    PlantedVector("colours", 0, 7, ("red", "green", "blue", "white", "black", "yellow"), ("paint", "palette")),
+    PlantedVector("metals", 1, 23, ("iron", "copper", "silver", "gold", "zinc"), ("forge", "mine")),
+    PlantedVector("animals", 1, 31, ("fox", "wolf", "bear", "otter", "heron", "lynx"), ("zoo", "forest")),
+    PlantedVector("fruits", 2, 4, ("apple", "pear", "plum", "cherry", "quince"), ("orchard", "market")),
 )
 _OTHER = "the a of and in we saw she went to near his old big then with for at on it".split()  # noqa: SIM905
 
 
 def concepts(*, null: bool = False, seed: int = 0) -> Planted:
-    """A three-layer model with four planted value vectors. `answers["concepts"]` is the tuple of `Concept`s.
+    """A three-layer model with four planted value vectors. `answers["concepts"]` is the tuple of `PlantedVector`s.
 
     `answers` also has `mean_logit` 1.5 (of a planted vector over its own words), `activation` 20 (on a trigger) and `runner_up`: the
     largest mean logit that any other value vector reaches over its own five top words.
@@ -60,7 +60,7 @@ def concepts(*, null: bool = False, seed: int = 0) -> Planted:
     unembedding = wire.write("out").T / 2**0.5  # [d_model, vocab], orthonormal columns
     wire.unembed(unembedding)
     found = tuple(
-        Concept(
+        PlantedVector(
             plan.name, plan.layer, plan.neuron, plan.words, plan.triggers,
             tuple(ids[word] for word in plan.words), tuple(ids[word] for word in plan.triggers),
         )

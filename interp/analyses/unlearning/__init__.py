@@ -1,0 +1,5 @@
+"""Unlearning: methods that make a model forget, and what they leave behind."""
+
+from .revision import Revision, Unlearner
+
+__all__ = ["Revision", "Unlearner"]
