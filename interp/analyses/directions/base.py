@@ -8,9 +8,10 @@
 Methods: "mean", the difference of the class means; "lda", the same whitened by the covariance within the classes (Fisher); "ridge" and
 "logistic", probes by scikit-learn on standardised values, with the standardisation folded back into vector and bias; "pca", the first
 principal component: of the differences within pairs where every group is a pair (about zero, not about their mean, which is what is
-looked for), else of all values; its sign comes from the labels. The penalty `strength` is a row's: Ridge(alpha = strength * n) and
-LogisticRegression(C = 1 / (strength * n)). Classes weigh the same whatever their sizes: logistic by weights of the rows; for the other methods
-the threshold is half way between the mean scores of the two classes.
+looked for), else of all values; its sign comes from the labels.
+
+The penalty `strength` is one a row: Ridge(alpha = strength * n) and LogisticRegression(C = 1 / (strength * n)). Classes weigh the same
+whatever their sizes: for logistic by weights of the rows, for the other methods by a threshold half way between the classes' mean scores.
 """
 
 import warnings
@@ -210,7 +211,8 @@ def _probe(x: np.ndarray, yes: np.ndarray, method: str, strength: float) -> tupl
                 )
         except ConvergenceWarning:
             raise BadInput(
-                f"the {method} probe did not converge with strength={strength} on {x.shape[0]} rows of {x.shape[1]} features. Raise `strength`."
+                f"the {method} probe did not converge with strength={strength} on {x.shape[0]} rows of {x.shape[1]} features. "
+                "Raise `strength`."
             ) from None
     vector = np.ravel(fitted.coef_) / scaler.scale_
     return vector, float(np.ravel(fitted.intercept_)[0]) - float(vector @ scaler.mean_)

@@ -94,11 +94,11 @@ def gather(
             kept[site].append(values.float().cpu())
     sizes = torch.tensor([len(here) if pool == "each" else 1 for here in columns])
     rows = torch.arange(len(read)).repeat_interleave(sizes)
-    values = {site: torch.cat(parts) for site, parts in kept.items()}
-    for site, there in values.items():
+    pooled = {site: torch.cat(parts) for site, parts in kept.items()}
+    for site, there in pooled.items():
         if not bool(torch.isfinite(there).all()):
             raise BadInput(f"activations at {site} are not finite. Load the model with dtype='float32'.")
-    return Gathered(values, rows, tuple(read), shapes, pool, None if heads is None else tuple(heads))
+    return Gathered(pooled, rows, tuple(read), shapes, pool, None if heads is None else tuple(heads))
 
 
 def tokens_of(lm: "LM", texts: Any, *, bos: bool | None = None) -> list[TokenPrompt]:
@@ -142,8 +142,8 @@ def _columns(text: TokenPrompt, pool: str) -> Tensor:
         return torch.arange(int(text.bos), len(text))
     if pool not in text.spans:
         raise BadInput(
-            f"`pool` must be {listing([*POOLS])} or the name of a span; {pool!r} is neither in the text {text.prompt.text!r:.80}, which has "
-            f"{listing(text.spans)}. Spans are marked by `Prompt.of(text, {pool}=...)`."
+            f"`pool` must be {listing([*POOLS])} or the name of a span; {pool!r} is neither in the text "
+            f"{text.prompt.text!r:.80}, which has {listing(text.spans)}. Spans are marked by `Prompt.of(text, {pool}=...)`."
         )  # "last" is a span of every text
     return torch.arange(*text.spans[pool])
 
