@@ -4,15 +4,18 @@ Methods take an `LM`; they never import a backend. Two backends implement it (`i
 same parity tests.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from .batch import Batch
 from .edit import Edit
+from .generation import Generation
 from .run import Run
 from .site import Site, SiteInfo
 from .spec import ModelSpec, TensorInfo
@@ -76,6 +79,28 @@ class Weights(Protocol):
     """Parameter views in one convention, `x @ W`: W_Q [head, d_model, d_head], W_O [head, d_head, d_model], W_in [d_model, d_mlp]."""
 
     def __getattr__(self, name: str) -> Any: ...
+
+
+class Tuning(Protocol):
+    """A model whose parameters may be trained until the end of a `with`."""
+
+    parameters: dict[str, Tensor]
+    """The model's own parameters by transformers' names: leaves that require gradients. Write to them in place only."""
+
+    def logits(self, tokens: "Batch | Tensor | Sequence[Any] | str") -> Tensor:
+        """Logits [row, pos, vocab], float32, with a graph to `parameters`; leave padded positions out of a loss."""
+
+    def run(
+        self,
+        tokens: "Batch | Tensor | Sequence[Any] | str",
+        *,
+        capture: "str | Site | Sequence[str | Site]" = (),
+        edits: Sequence[Edit] = (),
+    ) -> Run:
+        """As `LM.run`, with logits and captures in a graph to `parameters`."""
+
+    def values(self) -> dict[str, Tensor]:
+        """Copies of the parameters as they are now, without a graph; `LM.edit_weights` takes them."""
 
 
 class LM(Protocol):
@@ -149,6 +174,29 @@ class LM(Protocol):
 
     def edit_weights(self, changes: "dict[str, Tensor]") -> "AbstractContextManager[None]":
         """Parameters replaced by name inside a `with`; restored bit for bit, also after an exception."""
+
+    def generate(
+        self,
+        prompts: "Batch | Tensor | Sequence[Any] | str",
+        tokens: int = 100,
+        *,
+        edits: Sequence[Edit] = (),
+        stop: Any = None,
+    ) -> Generation:
+        """Greedy continuations of texts, ids of any lengths or a batch, at most `tokens` long, up to the model's end-of-text token.
+
+        `edits` act at every token, those of the prompt included, and must be defined at every one; `stop` are further tokens (ids, or
+        texts of one token) that end a row. Equal to a loop of `run` and argmax, but for ties.
+        """
+
+    def tuning(self, parameters: "str | Sequence[str] | None" = None) -> "AbstractContextManager[Tuning]":
+        """Parameters that may be trained inside a `with`, and are bit for bit what they were after it, also after an exception.
+
+        `parameters` are transformers' names or patterns of them; None means all weights of the layers, embeddings excluded.
+        """
+
+    def save(self, folder: "str | os.PathLike[str]", overwrite: bool = False) -> Path:
+        """Write the model as it is now, weight edits included, as a Hugging Face folder that `interp.load` reads."""
 
     def fidelity(self) -> Any:
         """Whether this model answers as plain transformers does; `.line` says it in a line, `.ok` in a word."""

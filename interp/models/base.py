@@ -14,8 +14,10 @@ hooked site, and nothing is ever accumulated in the parameters.
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +27,8 @@ from torch import Tensor
 from interp.core.batch import Batch
 from interp.core.edit import Edit
 from interp.core.errors import BadInput
-from interp.core.lm import Recording, Tokenizer
+from interp.core.generation import Generation
+from interp.core.lm import Recording, Tokenizer, Tuning
 from interp.core.run import Run, Tape
 from interp.core.site import Site, SiteInfo, expand, sites_of
 from interp.core.spec import ModelSpec, TensorInfo
@@ -174,6 +177,31 @@ class BaseLM:
                 yield
         finally:
             self._refresh(changed=True)
+
+    def generate(
+        self,
+        prompts: "Batch | Tensor | Sequence[Any] | str",
+        tokens: int = 100,
+        *,
+        edits: Sequence[Edit] = (),
+        stop: Any = None,
+    ) -> Generation:
+        """Greedy continuations; see `interp.models.generate`."""
+        from .generate import generate
+
+        return generate(self, prompts, tokens, edits=edits, stop=stop)
+
+    def tuning(self, parameters: "str | Sequence[str] | None" = None) -> "AbstractContextManager[Tuning]":
+        """Parameters that may be trained inside a `with`; see `interp.models.tuning`."""
+        from .tuning import tuning
+
+        return tuning(self, parameters)
+
+    def save(self, folder: "str | os.PathLike[str]", overwrite: bool = False) -> Path:
+        """Write the model as it is now, weight edits included; see `interp.models.save`."""
+        from .save import save
+
+        return save(self, folder, overwrite=overwrite)
 
     def fingerprint(self) -> str:
         """Content hash (32 hex digits) of every parameter, byte by byte, and of the configuration that computes with them."""

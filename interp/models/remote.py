@@ -4,8 +4,8 @@
     lm = interp.load("runs/last-night", backend="nnsight", remote="local")           # the same path, served by this process
 
 The weights stay there: a trace is sent, with the edits in it, and captures and logits come back. What needs the weights here
-(`record`, `resume`, `read`, `weights`, `fingerprint`, and so the activation store) is refused, and so is the attention pattern,
-which no module of the remote model outputs.
+(`record`, `resume`, `read`, `generate`, `tuning`, `save`, `weights`, `fingerprint`, and so the activation store) is refused, and so is
+the attention pattern, which no module of the remote model outputs.
 
 Only `remote="local"` is tested, which packs and unpacks everything as a remote run does; nothing was ever sent to NDIF.
 """
@@ -80,6 +80,18 @@ class RemoteLM(TracerLM):
     def edit_weights(self, changes: dict[str, Tensor]) -> Any:
         """Refused: the model there is not ours to change."""
         raise BadInput("`edit_weights` would change a model that others use. Load it without `remote`.")
+
+    def tuning(self, parameters: Any = None) -> Any:
+        """Refused: the model there is not ours to change."""
+        raise BadInput("`tuning` would change a model that others use. Load it without `remote`.")
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As `BaseLM.generate`, where the weights are here."""
+        return super().generate(*args, **kwargs) if self._weights_here("generate") else None
+
+    def save(self, *args: Any, **kwargs: Any) -> Any:
+        """As `BaseLM.save`, where the weights are here."""
+        return super().save(*args, **kwargs) if self._weights_here("save") else None
 
     def _weights_here(self, what: str) -> bool:
         if not self._here:
