@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import methods
+from . import verbs
 from .models import Backend, Device, DryRun, Dtype, Model
 from .running import (
     Facts,
@@ -27,9 +27,9 @@ from .sizes import parse_size
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the verbs; those of single methods lie in `methods`."""
+    """Register the verbs; those of single methods lie in `verbs`."""
     app.command(short_help="Write a report card of a checkpoint: page, figures, tables.")(report)
-    methods.add_to(app)
+    verbs.add_to(app)
     app.command(short_help="Fill the shared activation store.")(capture)
     app.command(name="open", short_help="Show, draw or tabulate a saved result.")(open_)
 

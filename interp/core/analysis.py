@@ -188,8 +188,10 @@ class Analysis(Generic[R]):
 
     takes: ClassVar[str] = "facts"
     """What it runs on: `facts` (prompts with a subject), `prompts` (any, with answers), `pairs` (clean and corrupted), `desiderata` (base,
-    source, target; pairs will do), `text`, `weights` (nothing but the model) or `lexicon` (words for prompts of its own making). A
-    property where options decide."""
+    source, target; pairs will do), `text`, `weights` (nothing but the model), `lexicon` (words for prompts of its own making), `concepts`
+    or `labelled` (texts with a yes or a no). A property where options decide."""
+    optional: ClassVar[bool] = False
+    """Whether it also runs without data."""
 
     def __call__(self, lm: "LM", data: Any = None, *, store: Any = None) -> R:
         """Run on a model and data; the result carries what produced it. Raises what `check` and `run` raise."""

@@ -6,7 +6,8 @@ import json
 import pytest
 
 import interp
-from interp.cli.methods import METHODS, NO_PROMPTS
+from interp.cli.methods import METHODS
+from interp.cli.sources import options_for
 
 from .running import run
 
@@ -32,7 +33,7 @@ def kind(method):
 
 
 def limited(method):
-    return () if kind(method).takes in NO_PROMPTS else ("--limit", 12)
+    return ("--limit", 12) if "limit" in options_for(kind(method).takes) else ()
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.verb)

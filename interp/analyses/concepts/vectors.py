@@ -2,8 +2,8 @@
 
     MLP output = sum over neurons j of m_j(x) v_j + b        v_j = row j of W_out [d_mlp, d_model], m_j = `mlp.hook_post`
 
-A vector is called `layer.neuron`, such as `23.743`; in a mixture of experts `layer.eEXPERT.neuron`, such as `2.e3.17`. Read in the vocabulary,
-v_j @ W_U [d_model, vocab] says which tokens it promotes: raw (as published), or through the final norm's gain (`folded`).
+A vector is called `layer.neuron`, such as `23.743`; in a mixture of experts `layer.eEXPERT.neuron`, such as `2.e3.17`. Read in the
+vocabulary, v_j @ W_U [d_model, vocab] says which tokens it promotes: raw (as published), or through the final norm's gain (`folded`).
 
 Source: Hong et al. 2024, "Intrinsic Evaluation of Unlearning Using Parametric Knowledge Traces" (arXiv 2406.11614), section 3; Geva et al.
 2022, "Transformer Feed-Forward Layers Build Predictions by Promoting Concepts in the Vocabulary Space" (arXiv 2203.14680).
@@ -95,8 +95,8 @@ def vectors_of(
     """The `n` value vectors that hold most of a concept's words, each with its share of them, most first.
 
     The share is how many of the concept's w tokens are among the w tokens that the vector promotes most; equal shares are ordered by the
-    mean logit of the concept's tokens over the standard deviation of all. Vectors that the concept names itself come first, in its own order
-    (with `search` they are looked for nevertheless). Raises `BadInput` where the concept has neither words nor enough vectors.
+    mean logit of the concept's tokens over the standard deviation of all. Vectors that the concept names itself come first, in its own
+    order (with `search` they are looked for nevertheless). Raises `BadInput` where the concept has neither words nor enough vectors.
     """
     if n < 1:
         raise BadInput(f"`n` must be at least 1; not {n}.")
