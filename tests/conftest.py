@@ -31,3 +31,19 @@ def real_models() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip("INTERP_MODELS is not set to a folder of real checkpoints")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def atlas():
+    """The embedded reference checkpoint, loaded once. It is borrowed: whoever changes it puts it back."""
+    import interp
+
+    return interp.load("atlas")
+
+
+@pytest.fixture(scope="session")
+def atlas_tuned():
+    """The same after tuning, loaded once."""
+    import interp
+
+    return interp.load("atlas-tuned")
