@@ -48,6 +48,7 @@ from torch import Tensor
 from interp.core.analysis import Analysis, Cost, Result
 from interp.core.errors import BadInput, one_of
 from interp.core.stats import holm, random_directions
+from interp.core.topk import topk
 
 from .component import Component
 from .decompose import One, decompose, single
@@ -263,22 +264,15 @@ class ComponentWords(Analysis[ComponentWordsResult]):
         """Ids and values [sign, n, k] of the most extreme tokens of the first `n` of directions [row, d_model], and the largest of both
         signs of each of the others [sign, row]."""
         if end == "writes":
-            rows, tiles = _through_final(lm, rows), _unembedding(lm)
+            rows, tiles = _through_final(lm, rows), _unembedding
             total = sum(((rows @ tile).sum(dim=-1) for tile in _unembedding(lm)), torch.zeros(len(rows)).double())
             middle = total[:, None] / _rows(lm)
         else:
-            tiles, middle = _embedding(lm), torch.zeros(len(rows), 1).double()
-        best, largest = torch.zeros(2, n, 0).double(), torch.full((2, len(rows) - n), -torch.inf).double()
-        ids, start = torch.zeros(2, n, 0, dtype=torch.int64), 0
-        for tile in tiles:
-            value = rows @ tile - middle  # [row, token]
-            largest = torch.maximum(largest, torch.stack([value[n:].amax(dim=-1), -value[n:].amin(dim=-1)]))
-            both = torch.cat([best, torch.stack([value[:n], -value[:n]])], dim=-1)
-            number = torch.arange(start, start + value.shape[1]).expand(2, n, -1)
-            order = both.argsort(dim=-1, descending=True, stable=True)[..., : self.k]
-            best, ids = both.gather(-1, order), torch.cat([ids, number], dim=-1).gather(-1, order)
-            start += value.shape[1]
-        return ids, best * torch.tensor([1.0, -1.0]).double()[:, None, None], largest
+            tiles, middle = _embedding, torch.zeros(len(rows), 1).double()
+        sign = torch.tensor([1.0, -1.0]).double()[:, None, None]
+        own = topk(rows[:n], lambda: tiles(lm), self.k, screen=False, signed=True)
+        drawn = topk(rows[n:], lambda: tiles(lm), 1, screen=False, signed=True).values - sign * middle[n:]
+        return own.ids, sign * own.values - middle[:n], drawn[..., 0]
 
     def _result(
         self, lm: "LM", parts: list[One], found: dict[str, tuple[Tensor, Tensor]], null: Tensor, rows: dict[str, Tensor]
