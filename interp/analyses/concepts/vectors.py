@@ -126,7 +126,8 @@ def scaled(lm: "LM", vectors: Sequence[Vector], factor: float) -> dict[str, Tens
 
 def replaced(lm: "LM", rows: Mapping[Vector, Tensor]) -> dict[str, Tensor]:
     """The changes for `lm.edit_weights` that put new rows [d_model] in the place of value vectors."""
-    check_vectors(lm, rows)
+    if rows:
+        check_vectors(lm, rows)
     return {f"W_out.{vector.layer}.{vector.index}": row.detach().clone() for vector, row in rows.items()}
 
 
