@@ -23,11 +23,6 @@ from .test_tracing import words
 
 
 @pytest.fixture(scope="module")
-def atlas():
-    return load("atlas")
-
-
-@pytest.fixture(scope="module")
 def linear():
     return wired.linear(n_layers=2)
 

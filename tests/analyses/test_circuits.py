@@ -158,11 +158,6 @@ def test_results_come_back(found, judged, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def atlas():
-    return interp.load("atlas")
-
-
-@pytest.fixture(scope="module")
 def ioi(atlas):
     return of_one_length(atlas, 10)
 

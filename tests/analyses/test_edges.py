@@ -24,11 +24,6 @@ PAIR = PromptPair(Prompt.of("w5 w9 w23 w41 w7", answer="w17", foil="w30"), Promp
 
 
 @pytest.fixture(scope="module")
-def atlas():
-    return load("atlas")
-
-
-@pytest.fixture(scope="module")
 def found(atlas):
     return EdgeAttribution(steps=5, sizes=(24,), draws=1, verify=8)(atlas, wired.world_pairs(1))
 

@@ -26,11 +26,6 @@ LD = METRICS.index("logit_diff")
 
 
 @pytest.fixture(scope="module")
-def atlas():
-    return interp.load("atlas")
-
-
-@pytest.fixture(scope="module")
 def pairs(atlas):
     task = tasks.named("ioi", atlas.tokenizer, n=30)
     return [pair for pair in task if pair.clean.meta["template"] == 1 and pair.clean.meta["order"] == "ABB"][:3] + task[

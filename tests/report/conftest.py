@@ -4,16 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.core.errors import CheckpointError
 from interp.models import reference
-
-
-@pytest.fixture(scope="session")
-def atlas():
-    try:
-        return reference.load("atlas")
-    except CheckpointError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,5 @@ def null():
 
 
 @pytest.fixture(scope="module")
-def atlas():
-    return reference.load("atlas")
-
-
-@pytest.fixture(scope="module")
 def story(real_models):
     return interp.load(str(real_models / "stories260K-llama"), check=False)

@@ -39,11 +39,6 @@ def taken(pointer):
 
 
 @pytest.fixture(scope="module")
-def atlas():
-    return reference.load("atlas", check=False)
-
-
-@pytest.fixture(scope="module")
 def task():
     return reference.task("atlas", "ioi", 4)
 

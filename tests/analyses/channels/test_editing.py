@@ -27,11 +27,6 @@ def wide(name: str, real_models=None):
 
 
 @pytest.fixture(scope="module")
-def atlas():
-    return reference.load("atlas", check=False)
-
-
-@pytest.fixture(scope="module")
 def atlas64():
     return reference.load("atlas", dtype="float64", check=False)
 

@@ -19,11 +19,6 @@ OTHERS = tuple(f"0.1.{index}" for index in range(16) if index not in (2, 5))
 
 
 @pytest.fixture(scope="module")
-def atlas():
-    return interp.load("atlas", check=False)
-
-
-@pytest.fixture(scope="module")
 def task(atlas):
     return reference.task("atlas", "ioi", 12)
 

@@ -22,11 +22,6 @@ RAW = {"unit": "raw", "folded": False, "sign": "svd"}
 
 
 @pytest.fixture(scope="module")
-def atlas():
-    return interp.load("atlas", check=False)
-
-
-@pytest.fixture(scope="module")
 def task(atlas):
     return reference.task("atlas", "ioi", 12)
 
