@@ -100,7 +100,7 @@ def fit_direction(
     elif method == "lda":
         vector = _whitened(x, yes, gap)
     elif method == "pca":
-        vector = _component(x, yes, groups)
+        vector = component(x, yes, groups)
         vector = vector if vector @ gap >= 0 else -vector
     else:
         vector, bias = _probe(x, yes, method, strength)
@@ -166,14 +166,18 @@ def _whitened(x: np.ndarray, yes: np.ndarray, gap: np.ndarray) -> np.ndarray:
     inner = np.where(yes[:, None], x - x[yes].mean(axis=0), x - x[~yes].mean(axis=0))
     spread = inner.std(axis=0)
     spread[spread == 0] = 1.0
-    covariance = (inner / spread).T @ (inner / spread) / (n - 2)
+    return solve_covariance((inner / spread).T @ (inner / spread) / (n - 2), gap / spread) / spread
+
+
+def solve_covariance(covariance: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """The inverse covariance [d, d] times class differences [d] or [d, target]; refuses a covariance that has no inverse."""
     low, high = np.linalg.eigvalsh(covariance)[[0, -1]]
     if low <= 1e-10 * high:
         raise BadInput("method='lda': the values vary in fewer directions than they have features. Use 'ridge'.")
-    return np.linalg.solve(covariance, gap / spread) / spread
+    return np.linalg.solve(covariance, gap)
 
 
-def _component(x: np.ndarray, yes: np.ndarray, groups: Sequence[Any] | None) -> np.ndarray:
+def component(x: np.ndarray, yes: np.ndarray, groups: Sequence[Any] | None) -> np.ndarray:
     """First principal component: of differences within pairs, about zero, or of all values about their mean."""
     rows = paired_differences(x, yes, groups)
     rows = x - x.mean(axis=0) if rows is None else rows
