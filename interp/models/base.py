@@ -206,19 +206,17 @@ class BaseLM:
     def fingerprint(self) -> str:
         """Content hash (32 hex digits) of every parameter, byte by byte, and of the configuration that computes with them."""
         content = xxhash.xxh3_128()
-        settings = {key: value for key, value in self.module.config.to_dict().items() if key not in _VOLATILE}
-        content.update(json.dumps(settings, sort_keys=True, default=str).encode())
-        for name, tensor in [*self.module.named_parameters(), *_saved_buffers(self.module)]:
+        content.update(json.dumps(settings_of(self.module), sort_keys=True, default=str).encode())
+        for name, tensor in numbers_of(self.module):
             content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             content.update(_bytes(tensor))
         return content.hexdigest()
 
     def tensors(self) -> list[TensorInfo]:
         """Every parameter (and saved buffer) once: name, shape, dtype and content hash."""
-        parts = [*self.module.named_parameters(), *_saved_buffers(self.module)]
         return [
             TensorInfo(name, tuple(x.shape), str(x.dtype).removeprefix("torch."), xxhash.xxh3_128_hexdigest(_bytes(x)))
-            for name, x in parts
+            for name, x in numbers_of(self.module)
         ]
 
     def fidelity(self, *, again: bool = False) -> Any:
@@ -296,10 +294,15 @@ class BaseLM:
             )
 
 
-def _saved_buffers(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
-    """Buffers that a checkpoint carries; the others follow from the configuration."""
+def settings_of(module: Any) -> dict[str, Any]:
+    """What of a module's configuration changes its numbers."""
+    return {key: value for key, value in module.config.to_dict().items() if key not in _VOLATILE}
+
+
+def numbers_of(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters, and the buffers that a checkpoint carries; other buffers follow from the configuration."""
     saved = module.state_dict().keys()
-    return [(name, buffer) for name, buffer in module.named_buffers() if name in saved]
+    return [*module.named_parameters(), *((name, buffer) for name, buffer in module.named_buffers() if name in saved)]
 
 
 def _bytes(tensor: Tensor) -> Any:

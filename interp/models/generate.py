@@ -193,7 +193,7 @@ def _rows(lm: "BaseLM", prompts: Any) -> list[list[int]]:
         return [row[mask].tolist() for row, mask in zip(batch.tokens, batch.mask, strict=True)]
     if isinstance(prompts, Tensor):
         return lm._batch(prompts).tokens.tolist()
-    listed = [prompts] if isinstance(prompts, str) else list(prompts)
+    listed: list[Any] = [prompts] if isinstance(prompts, str) else list(prompts)
     if not listed:
         raise BadInput("no prompts were given. Give at least one.")
     if all(isinstance(one, str) for one in listed):
@@ -249,7 +249,7 @@ def _refuse_placed(edit: Edit) -> None:
 
 def _stops(lm: "BaseLM", stop: Any) -> frozenset[int]:
     """Token ids of `stop`."""
-    words = [] if stop is None else [stop] if isinstance(stop, str | int) else list(stop)
+    words: list[Any] = [] if stop is None else [stop] if isinstance(stop, str | int) else list(stop)
     ids = set()
     for word in words:
         if isinstance(word, str):

@@ -21,6 +21,7 @@ import torch
 
 from interp.core.errors import ArtifactError, BadInput, CheckpointError, InterpError
 
+from .base import numbers_of, settings_of
 from .checkpoint import Checkpoint, _quiet, load_module
 from .tokenizer import load_tokenizer
 from .weights.edits import _same
@@ -35,7 +36,7 @@ def save(lm: "BaseLM", folder: "str | os.PathLike[str]", *, overwrite: bool = Fa
     Raises `ArtifactError` where something is there already (with `overwrite`, where that is no model), `BadInput` for a model that does
     not come back as it is.
     """
-    target = Path(folder).expanduser().absolute()
+    target = Path(folder).expanduser().resolve()
     _refuse_occupied(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -101,17 +102,20 @@ def _compare(lm: "BaseLM", aside: Path) -> None:
             else ""
         )
         raise BadInput(f"{name} cannot be written as a checkpoint of its family: {error}{more}") from error
-    have, want = dict(again.named_parameters()), dict(module.named_parameters())
-    if set(have) != set(want):
-        odd = sorted(set(have) ^ set(want))
-        raise BadInput(
-            f"{name} has other parameters when it is loaded again ({odd[0]}), so a checkpoint cannot hold it."
-        )
-    for key, parameter in want.items():
-        if have[key].dtype != parameter.dtype or not _same(have[key].detach(), parameter.detach().cpu()):
+    have, want = dict(numbers_of(again)), dict(numbers_of(module))
+    if odd := sorted(set(have) ^ set(want)):
+        raise BadInput(f"{name} has other weights when it is loaded again ({odd[0]}), so a checkpoint cannot hold it.")
+    for key, tensor in want.items():
+        if have[key].dtype != tensor.dtype or not _same(have[key].detach(), tensor.detach().cpu()):
             raise BadInput(
                 f"{name}: {key} is not the same when it is loaded again, so a checkpoint cannot hold this model."
             )
+    then, now = (json.loads(json.dumps(settings_of(one), default=str)) for one in (again, module))
+    if odd := sorted(key for key in {*then, *now} if then.get(key) != now.get(key)):
+        raise BadInput(
+            f"{name}: its configuration is another one when it is loaded again ({odd[0]}: {now.get(odd[0])!r}, then "
+            f"{then.get(odd[0])!r}), so a checkpoint cannot hold this model."
+        )
     rows = again.get_input_embeddings().weight.shape[0]
     read = load_tokenizer(aside, name, rows=rows)
     own: Any = lm.tokenizer
