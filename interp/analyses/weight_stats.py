@@ -97,7 +97,7 @@ class WeightStats(Analysis[WeightResult]):
         null = np.full(len(kinds), np.nan)
         for layer in track(range(spec.n_layers), "weight statistics"):
             for row, kind in enumerate(kinds):
-                matrix = _flat(kind, self._view(lm, kind, layer))
+                matrix = as_matrix(kind, self._view(lm, kind, layer))
                 for name, value in measures(matrix, f"{kind} of layer {layer}").items():
                     values[name][row, layer] = value
                 if layer == 0:
@@ -140,7 +140,7 @@ def measures(matrix: Tensor, name: str = "the matrix") -> dict[str, float]:
     return {"frobenius": frobenius, "spectral": top, "stable_rank": (frobenius / top) ** 2, "effective_rank": rank}
 
 
-def _flat(kind: str, view: Tensor) -> Tensor:
+def as_matrix(kind: str, view: Tensor) -> Tensor:
     """Heads side by side: [d_model, head * d_head], or [head * d_head, d_model] for W_O."""
     if kind == "W_O":
         return rearrange(view, "head d_head d_model -> (head d_head) d_model")

@@ -1,0 +1,194 @@
+"""Unlearning, evaluated: config and run. The essay is the package's."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import xarray as xr
+
+from interp.core.analysis import Comparison, Cost
+from interp.core.errors import BadInput, InterpError, WrongModel
+from interp.core.lm import LM
+from interp.core.progress import track
+from interp.data.concepts import Concept, Concepts
+
+from ..vectors import Vector, check_vectors, vectors_of
+from .assemble import assemble
+from .comparison import Traces, compare
+from .result import UnlearningResult
+from .settings import Material, Settings, neutral_material
+from .snapshot import fixed_unembedding, measure
+from .weights import weight_change
+
+SAME = ("family", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_mlp", "vocab", "gated")
+
+
+@dataclass(frozen=True)
+class UnlearningEvaluation(Comparison[UnlearningResult], Settings):
+    """What a change left of concepts: in the value vectors that held them, beside what the model answers."""
+
+    takes: ClassVar[str] = "concepts"
+
+    n_vectors: int = 1
+    """Value vectors looked for in BEFORE, for a concept that names none."""
+    neutral: int = 20
+    """Neutral texts for the perplexity; 0 for none."""
+    weights: bool = True
+    """Also say where in the weights the two models differ."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("n_vectors", 1), ("neutral", 0)):
+            if getattr(self, name) < least:
+                raise BadInput(f"`{name}` must be at least {least}; not {getattr(self, name)}.")
+
+    def __call__(  # type: ignore[override]
+        self,
+        lm: LM,
+        other: LM,
+        data: Any = None,
+        *,
+        store: Any = None,
+        clean: LM | None = None,
+        heldout: Sequence[str] = (),
+        neutral_texts: Sequence[str] = (),
+    ) -> UnlearningResult:
+        """Evaluate the change from `lm` to `other`.
+
+        `clean` is a model that never knew the concepts (or, after a corruption, was never corrupted): PrivLeak and restoration are told
+        from it. `heldout` are texts like the concepts' own that neither model was trained on; by default the texts of the other
+        concepts. `neutral_texts` replace the neutral text.
+        """
+        for one, what in ((lm, "first"), (other, "second"), (clean, "clean")):
+            if one is not None and not hasattr(one, "spec"):
+                raise BadInput(f"the {what} model is {type(one).__name__!r}, no model. Load it with `interp.load`.")
+        models = [lm, other] if clean is None else [lm, other, clean]
+        concepts = concept_list(data)
+        self.check_all(models, concepts)
+        inputs: dict[str, Any] = {"other": other, "data": concepts} | ({} if clean is None else {"clean": clean})
+        inputs |= {"heldout": tuple(heldout)} if heldout else {}
+        inputs |= {"neutral": tuple(neutral_texts)} if neutral_texts else {}
+        return self._recorded(
+            lm, inputs, lambda: self._evaluate(models, concepts, tuple(heldout), tuple(neutral_texts))
+        )
+
+    def check_models(self, lm: LM, other: LM, data: Any) -> None:
+        """Refuse what cannot be compared, before anything is paid."""
+        self.check_all([lm, other], concept_list(data))
+
+    def check_all(self, models: Sequence[LM], concepts: Concepts) -> None:
+        """Refuse models of other shapes or tokenizers (`WrongModel`), and vectors and prompts that the first does not take."""
+        first = models[0]
+        for other in models[1:]:
+            for name in SAME:
+                mine, theirs = getattr(first.spec, name), getattr(other.spec, name)
+                if mine != theirs:
+                    raise WrongModel(
+                        f"{first.spec.name} and {other.spec.name} differ in {name}: {mine} and {theirs}. What a change left of a value "
+                        "vector can be told only of a model and a changed copy of it."
+                    )
+            if first.tokenizer.digest != other.tokenizer.digest:
+                raise WrongModel(
+                    f"{first.spec.name} and {other.spec.name} have different tokenizers, so top tokens and answers cannot be compared. "
+                    "Give a model and a changed copy of it."
+                )
+        self.top(first)
+        for concept in concepts:
+            if concept.vectors:
+                _about(concept, check_vectors, first, concept.vectors)
+            self._check_prompts(first, concept)
+
+    def _check_prompts(self, lm: LM, concept: Concept) -> None:
+        groups = {"related": concept.related, "unrelated": concept.unrelated, "completion": concept.completions}
+        if not any((*groups.values(), concept.texts, concept.vectors, concept.words)):
+            raise BadInput(
+                f"the concept {concept.name!r} has a name and nothing else. Give it words, texts or prompts."
+            )
+        for group, prompts in groups.items():
+            for place, prompt in enumerate(prompts[: self.prompts]):
+                text = self.request(concept, prompt.text) if group == "completion" else prompt.text
+                length = len(lm.tokenizer.encode(text, bos=self.bos).ids)
+                if length + self.tokens > lm.spec.n_ctx:
+                    raise BadInput(
+                        f"{group} prompt {place} of the concept {concept.name!r} has {length} tokens and its answer up to {self.tokens}; "
+                        f"the context of {lm.spec.name} is {lm.spec.n_ctx}. Shorten the prompt, or set `tokens` to "
+                        f"{max(1, lm.spec.n_ctx - length)} or less."
+                    )
+
+    def cost(self, lm: LM, other: LM, data: Any = None) -> Cost:  # type: ignore[override]
+        """Every prompt's answer, every text and every neutral text, twice."""
+        concepts = concept_list(data)
+        asked = read = 0
+        for concept in concepts:
+            groups = (concept.related, concept.unrelated, concept.completions)
+            asked += sum(len(prompts[: self.prompts]) for prompts in groups)
+            read += 4 * len(concept.texts[: self.texts])  # scored, watched, continued, and as many held out
+        tokens = 2 * (asked * (40 + self.tokens) + (read + self.neutral) * min(self.text_tokens, lm.spec.n_ctx))
+        note = f"answers of {asked} prompts about {len(concepts)} concepts, twice"
+        return Cost(2.0 * (asked + read + self.neutral), tokens, 2 * lm.spec.d_model * lm.spec.vocab * 4, note)
+
+    def _evaluate(
+        self, models: Sequence[LM], concepts: Concepts, heldout: tuple[str, ...], neutral: tuple[str, ...]
+    ) -> UnlearningResult:
+        before, after, *rest = models
+        settings = Settings(**{entry.name: getattr(self, entry.name) for entry in fields(Settings)})
+        unembedding = fixed_unembedding(before)
+        found: list[Traces] = []
+        for concept in track(concepts, "unlearning evaluation"):
+            material = self._material(before, concepts, concept, heldout, neutral, first=not found)
+            vectors = self._vectors(before, concept)
+            start = measure(before, concept, vectors, settings, material=material, unembedding=unembedding)
+            clean = start.again(rest[0]) if rest else None
+            found.append(compare(start, start.again(after), clean))
+        named = [vector for traces in found for vector in traces.before.vectors]
+        changes = weight_change(before, after, named) if self.weights else xr.Dataset()
+        return UnlearningResult(assemble(before, found, changes))
+
+    def _vectors(self, lm: LM, concept: Concept) -> tuple[Vector, ...]:
+        if concept.vectors:
+            return check_vectors(lm, concept.vectors)
+        found: list[tuple[Vector, float]] = _about(concept, vectors_of, lm, concept, self.n_vectors)
+        return tuple(vector for vector, _ in found)
+
+    def _material(
+        self,
+        lm: LM,
+        concepts: Concepts,
+        concept: Concept,
+        heldout: tuple[str, ...],
+        neutral: tuple[str, ...],
+        *,
+        first: bool,
+    ) -> Material:
+        """Held-out texts, and for the first concept the neutral ones, which are everybody's."""
+        others = tuple(text for one in concepts if one.name != concept.name for text in one.texts)
+        step = max(1, len(others) // (self.texts or len(others) or 1))
+        part = heldout or others[::step]
+        what = "given" if heldout else "texts of the other concepts" if others else ""
+        if not first or not (neutral or self.neutral):
+            return Material(part, what)
+        every = tuple(text for one in concepts for text in one.texts)
+        plain = (neutral, "given") if neutral else neutral_material(lm, others or every, self.neutral)
+        return Material(part, what, *plain)
+
+
+def concept_list(data: Any) -> Concepts:
+    """Concepts from a `Concepts`, one `Concept` or several; `BadInput` for anything else."""
+    items = [data] if isinstance(data, Concept) else list(data) if isinstance(data, Iterable) else []
+    if not items or not all(isinstance(item, Concept) for item in items):
+        what = next((item for item in items if not isinstance(item, Concept)), data)
+        raise BadInput(
+            f"this takes concepts; not {what!r:.80}. Read them with `interp.data.concepts(file)`, or take those of a reference checkpoint, "
+            "`interp.reference.concept_set('atlas')`."
+        )
+    return data if isinstance(data, Concepts) else Concepts(items)
+
+
+def _about(concept: Concept, call: Any, *args: Any) -> Any:
+    """A call whose errors say which concept they are about."""
+    try:
+        return call(*args)
+    except InterpError as error:
+        if isinstance(error, BadInput):
+            raise type(error)(f"concept {concept.name!r}: {error}") from None
+        raise
