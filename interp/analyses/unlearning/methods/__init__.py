@@ -1,0 +1,80 @@
+"""Unlearning methods: each turns a concept and texts to keep into new weights (a `Revision`), and leaves the model as it was.
+
+    gradient-ascent        forget texts made unlikely                                     trains
+    gradient-difference    the same, with retain texts kept likely                        trains
+    npo                    forget texts as rejected answers (KL on retain: kl=1)          trains
+    dpo                    the same, retain texts as preferred answers                    trains
+    rank-one               the concept's words lowered where its texts say them           closed form, `interp.analyses.editing`
+    needle                 the concept's value vectors taken out: the oracle              no gradients
+    dampening              weights that matter most for the forget texts made smaller     gradients, no training
+    isolation              weights that only the forget texts lean on pruned              forward passes only
+
+Each has its source and what misleads about it in its own module. None is told the prompts by which it will be judged.
+
+What to know about the defaults. They are chosen on `atlas`, by the loss on training sentences of forget and retain texts; the
+published values for 7B models stand beside each option. They are settings of one small model, and no ranking of methods follows
+from them.
+
+    from interp.analyses.unlearning.methods import method
+    concepts = interp.models.reference.concept_set("atlas")
+    revision = method("needle", n=2).unlearn(lm, concepts.get("colour"), concepts.others("colour"))
+    with revision.apply(lm):
+        ...
+"""
+
+from dataclasses import fields
+from typing import Any
+
+from interp.core.errors import BadInput, hint, listing, one_of
+
+from ..revision import Unlearner
+from .ascent import GradientAscent, GradientDifference
+from .dampening import SelectiveDampening
+from .fisher import Fisher, diagonal, fisher
+from .isolation import ParameterIsolation
+from .needle import Needle
+from .preference import DPO, NPO
+from .rank_one import RankOneErasure
+
+METHODS: dict[str, type[Unlearner]] = {
+    one.name: one
+    for one in (
+        GradientAscent,
+        GradientDifference,
+        NPO,
+        DPO,
+        RankOneErasure,
+        Needle,
+        SelectiveDampening,
+        ParameterIsolation,
+    )
+}
+"""Every unlearning method by the name that tables and the command line call it by."""
+
+
+def method(name: str, **options: Any) -> Unlearner:
+    """The method of that name with these options. Raises `BadInput` for a name or an option that there is not, and for bad values."""
+    one_of("method", name, METHODS)
+    kind = METHODS[name]
+    legal = [field.name for field in fields(kind)]
+    if unknown := [option for option in options if option not in legal]:
+        raise BadInput(f"{name} has no option {unknown[0]!r}; it has {listing(legal)}.{hint(unknown[0], legal)}")
+    return kind(**options)
+
+
+__all__ = [
+    "DPO",
+    "METHODS",
+    "NPO",
+    "Fisher",
+    "GradientAscent",
+    "GradientDifference",
+    "Needle",
+    "ParameterIsolation",
+    "RankOneErasure",
+    "SelectiveDampening",
+    "Unlearner",
+    "diagonal",
+    "fisher",
+    "method",
+]
