@@ -65,6 +65,10 @@ _PUBLIC = {
     "edit_components": "interp.analyses.channels:edit_components",
     "ChannelCircuit": "interp.analyses.channels:ChannelCircuit",
     "ChannelCircuitResult": "interp.analyses.channels:ChannelCircuitResult",
+    "ConceptFiring": "interp.analyses.concepts.firing:ConceptFiring",
+    "FiringResult": "interp.analyses.concepts.firing:FiringResult",
+    "UnlearningEvaluation": "interp.analyses.concepts.traces:UnlearningEvaluation",
+    "UnlearningResult": "interp.analyses.concepts.traces:UnlearningResult",
     # results and figures
     "open": "interp.core.artifact:open_result",
     "figures": "interp.figures",
@@ -99,6 +103,10 @@ if TYPE_CHECKING:
     from interp.analyses.channels import edit_components as edit_components
     from interp.analyses.circuits import CircuitDiscovery as CircuitDiscovery
     from interp.analyses.circuits import CircuitEvaluation as CircuitEvaluation
+    from interp.analyses.concepts.firing import ConceptFiring as ConceptFiring
+    from interp.analyses.concepts.firing import FiringResult as FiringResult
+    from interp.analyses.concepts.traces import UnlearningEvaluation as UnlearningEvaluation
+    from interp.analyses.concepts.traces import UnlearningResult as UnlearningResult
     from interp.analyses.crossmodel import CrossModelPatching as CrossModelPatching
     from interp.analyses.das import DAS as DAS
     from interp.analyses.direct import DirectLogit as DirectLogit

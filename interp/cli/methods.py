@@ -161,4 +161,19 @@ METHODS = (
         "Laundry list: which thing was left out, by length and place, and steered through a channel.",
         "Laundry list: how many things can a model keep apart, and does steering one head's attention help it?",
     ),
+    Method(
+        "concept-fires",
+        "interp.analyses.concepts.firing:ConceptFiring",
+        "Concept firing: on which tokens a concept's value vectors are active, and whether these are the concept's.",
+        "Concept firing: where is a value vector's coefficient large, and does it tell a concept's texts from others on held-out texts?",
+    ),
+    Method(
+        "unlearn-eval",
+        "interp.analyses.concepts.traces:UnlearningEvaluation",
+        "Unlearning, evaluated: what is left of concepts in the parameters, beside the answers.",
+        "Unlearning, evaluated: of concepts that AFTER was made to forget, what is left in the value vectors, and what in the answers?",
+        two_models=True,
+        knows="first",
+        clean=True,
+    ),
 )

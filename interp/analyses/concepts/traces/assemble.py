@@ -27,17 +27,30 @@ def assemble(lm: LM, found: Sequence[Traces], changes: xr.Dataset) -> xr.Dataset
         coords |= part[1]
     for name, values in changes.data_vars.items():
         columns[f"weight_{name}"] = (values.dims, values.values)
-    coords |= {name: values.values for name, values in changes.coords.items()}
+    coords |= {str(name): values.values for name, values in changes.coords.items()}
     before, settings = first.before, first.before.settings
-    reasons = {f"{traces.before.concept.name}: {name}": why for traces in found for name, why in traces.reasons.items()}
     attrs = {
         "before": before.name, "after": first.after.name, "clean": first.clean.name if first.clean else "",
         "top_k": int(before.top.shape[1]), "rbo_p": settings.rbo_p, "min_share": settings.min_share,
         "unembedding_trained": not first.after.own_unembedding, "heldout": before.material.heldout_is,
         "neutral": before.material.neutral_is, "privleak": "relative to the clean model" if first.clean else "difference of AUC",
-        "weight_floor": float(changes.attrs.get("floor", 0.0)), "reasons": reasons,
+        "weight_floor": float(changes.attrs.get("floor", 0.0)), "reasons": _reasons(found),
     }  # fmt: skip
     return xr.Dataset(columns, coords, attrs)
+
+
+def _reasons(found: Sequence[Traces]) -> dict[str, str]:
+    """Why measures are NaN, by measure, or by concept and measure where only some concepts lack it."""
+    names = [traces.before.concept.name for traces in found]
+    told: dict[tuple[str, str], list[str]] = {}
+    for name, traces in zip(names, found, strict=True):
+        for measure, why in traces.reasons.items():
+            if measure != "perplexity" or traces is found[0]:  # neutral text is read once, for all
+                told.setdefault((measure, why), []).append(name)
+    out: dict[str, str] = {}
+    for (measure, why), of in told.items():
+        out |= {measure: why} if of == names or measure == "perplexity" else {f"{name}: {measure}": why for name in of}
+    return out
 
 
 def _values(found: Sequence[Traces]) -> tuple[dict[str, Any], dict[str, Any]]:
