@@ -23,6 +23,7 @@ from interp.core.errors import ArtifactError, BadInput, CheckpointError, InterpE
 
 from .base import numbers_of, settings_of
 from .checkpoint import Checkpoint, _quiet, load_module
+from .generic import _gap, _limit, _rows
 from .tokenizer import load_tokenizer
 from .weights.edits import _same
 
@@ -115,6 +116,14 @@ def _compare(lm: "BaseLM", aside: Path) -> None:
         raise BadInput(
             f"{name}: its configuration is another one when it is loaded again ({odd[0]}: {now.get(odd[0])!r}, then "
             f"{then.get(odd[0])!r}), so a checkpoint cannot hold this model."
+        )
+    ids = _rows(module, "save")
+    with torch.no_grad():
+        was, will = (one(input_ids=ids.to(one.device), use_cache=False).logits.cpu() for one in (module, again))
+    if not _gap(was, will) <= _limit(was):
+        raise BadInput(
+            f"{name} gives other logits when it is loaded again (by {_gap(was, will):.1e}), though its weights are the same: its modules "
+            "are not those of its configuration, so a checkpoint cannot hold this model."
         )
     rows = again.get_input_embeddings().weight.shape[0]
     read = load_tokenizer(aside, name, rows=rows)
