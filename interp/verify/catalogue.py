@@ -2,9 +2,11 @@
 
 from . import (
     attribution,
+    changes,
     channel_use,
     channels,
     circuits,
+    concept_firing,
     editing,
     interventions,
     invariants,
@@ -70,6 +72,18 @@ CASES: tuple[Case, ...] = (
         "Does a model come back bit for bit from weight edits?",
         "the same fingerprint after, another one inside",
         invariants.weights_come_back,
+    ),
+    Case(
+        "generation",
+        "Is what a model writes a loop of full passes, row by row, under edits too?",
+        "every token, padding and cache or not",
+        changes.generation_is_a_loop,
+    ),
+    Case(
+        "tuning",
+        "Does a model come back bit for bit from gradient descent and an exception?",
+        "the loss falls inside; the same fingerprint and logits after",
+        changes.tuning_leaves_nothing,
     ),
     Case(
         "borrowed model",
@@ -316,5 +330,11 @@ CASES: tuple[Case, ...] = (
         "Is a circuit found in random weights?",
         "0 heads",
         circuits.no_circuit,
+    ),
+    Case(
+        "concept firing",
+        "Do planted concept neurons fire on their triggers alone, and tell their texts from others?",
+        "20 on a trigger, exactly 0 elsewhere, AUC 1; none with random weights",
+        concept_firing.planted_neurons,
     ),
 )

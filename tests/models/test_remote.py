@@ -37,6 +37,8 @@ got, want = there.run(batch, capture=names, edits=edits), here.run(batch, captur
 assert torch.equal(got.logits[batch.mask], want.logits[batch.mask])
 assert all(torch.equal(got[name][batch.mask], want[name][batch.mask]) for name in names)
 assert [vars(got.fired[edit]) for edit in edits] == [vars(want.fired[edit]) for edit in edits]
+rows = [row[mask].tolist() for row, mask in zip(batch.tokens, batch.mask)]
+assert there.generate(rows, 5) == here.generate(rows, 5)
 early = there.run(batch, capture=names[3], stop_after=names[3])
 assert early.logits is None and torch.equal(early[names[3]][batch.mask], here.run(batch, capture=names[3])[names[3]][batch.mask])
 try:
@@ -67,6 +69,8 @@ def test_what_a_remote_model_cannot_do_is_refused(folder: Path) -> None:
         model.run(tokens(), capture="blocks.1.attn.hook_pattern")
     with pytest.raises(BadInput, match="others use"):
         model.edit_weights({})
+    with pytest.raises(BadInput, match="others use"):
+        model.tuning()
     with pytest.raises(BadInput, match="backend='nnsight'"):
         load(folder, remote=True)
     with pytest.raises(CheckpointError, match="reachable hub"):
@@ -80,6 +84,7 @@ def test_without_weights_only_runs_are_left(folder: Path) -> None:
     acts = [model.fingerprint, model.tensors, model.fidelity, lambda: model.record(tokens())]
     acts += [lambda: model.weights.W_O(0), lambda: model.weights.norm("final")]
     acts += [lambda: model.read([tokens()[0]], ["hook_embed"]), lambda: model.unembed(torch.zeros(2, 32))]
+    acts += [lambda: model.generate("The city"), lambda: model.save("nowhere")]
     for act in acts:
         with pytest.raises(BadInput, match="needs the weights of far away"):
             act()
