@@ -3,7 +3,7 @@
 The question. Texts have a yes or a no each (polite or not, on colours or on something else). For a site and a method, `base` fits a vector w
 and a threshold; here is what they are worth on texts that they have not seen:
 
-    AUC(site, method) = P(w . x of a yes > w . x of a no), both held out by k-fold cross-validation
+    AUC(site, fit) = P(w . x of a yes > w . x of a no), both held out by k-fold cross-validation
 
 and beside it what the same number is where there is nothing to find, or no model is needed:
 
@@ -32,7 +32,7 @@ When it misleads
     lm = interp.load("atlas")
     texts = interp.reference.labelled("atlas", "colour", 30)
     found = interp.ConceptDirections(methods=("mean", "ridge"), shuffles=100)(lm, texts)
-    found.curves()["auc"], found.words()        # [site, method]; the bag of words
+    found.curves()["auc"], found.words()        # [site, fit]; the bag of words
     found.direction("blocks.1.hook_resid_post", "ridge").unit
 """
 
@@ -116,7 +116,10 @@ class ConceptDirections(Analysis[ConceptDirectionsResult]):
         self._plan(data)
         if "lda" in self.methods:
             shapes = {info.site: info.shape for info in lm.sites() if info.site in found}
-            width = max(int(np.prod(shapes[site][-1:] + ((len(self.heads),) if self.heads else shapes[site][:-1]))) for site in found)
+            width = max(
+                int(np.prod(shapes[site][-1:] + ((len(self.heads),) if self.heads else shapes[site][:-1])))
+                for site in found
+            )
             rows = len(data) - -(-len(data) // self.folds)
             if rows - 2 < width:
                 raise BadInput(
@@ -128,14 +131,22 @@ class ConceptDirections(Analysis[ConceptDirectionsResult]):
         """One forward pass over the texts; the fits take the rest of the time."""
         tokens = tokens_of(lm, data, bos=self.bos)
         total, sites = sum(map(len, tokens)), expand(self._sites(lm), lm.spec)
-        fits = len(sites) * self.folds * (self.refits + 1) * (self.inner * len(self.strengths) + 1) * ("logistic" in self.methods)
+        fits = (
+            len(sites)
+            * self.folds
+            * (self.refits + 1)
+            * (self.inner * len(self.strengths) + 1)
+            * ("logistic" in self.methods)
+        )
         held = len(sites) * max(map(len, tokens)) * lm.spec.d_model * 4 + len(sites) * len(tokens) * lm.spec.d_model * 4
         return Cost(float(len(tokens)), total, held, f"{fits:,} logistic fits" if fits else "")
 
     def run(self, lm: "LM", data: Labelled, store: Any = None) -> ConceptDirectionsResult:
         """Gather once; then site by site and method by method."""
         plan = self._plan(data)
-        gathered = gather(lm, data, self._sites(lm), pool=self.pool, heads=self.heads or None, bos=self.bos, store=store)
+        gathered = gather(
+            lm, data, self._sites(lm), pool=self.pool, heads=self.heads or None, bos=self.bos, store=store
+        )
         targets = np.concatenate([plan.yes[None], self._shuffled(plan, self.shuffles)])
         cells = {
             (site, method): self._cell(gathered, site, method, plan, targets)
@@ -143,11 +154,16 @@ class ConceptDirections(Analysis[ConceptDirectionsResult]):
             for method in self.methods
         }
         randoms = np.stack([self._random(gathered, site, plan) for site in gathered.sites])
-        words = held_out(bag_of_words(gathered.tokens), targets, "ridge", plan, strengths=self.strengths, standardise=False)
+        words = held_out(
+            bag_of_words(gathered.tokens), targets, "ridge", plan, strengths=self.strengths, standardise=False
+        )
         return ConceptDirectionsResult(self._dataset(data, gathered, plan, cells, randoms, words))
 
     def _sites(self, lm: "LM") -> list[str]:
-        return list(self.sites) or ["hook_embed", *(f"blocks.{layer}.hook_resid_post" for layer in range(lm.spec.n_layers))]
+        return list(self.sites) or [
+            "hook_embed",
+            *(f"blocks.{layer}.hook_resid_post" for layer in range(lm.spec.n_layers)),
+        ]
 
     def _plan(self, data: Labelled) -> Plan:
         return Plan.of(np.array(data.labels), data.groups, self.folds, self.inner, self.seed)
@@ -184,10 +200,12 @@ class ConceptDirections(Analysis[ConceptDirectionsResult]):
             for place, site in enumerate(sites):
                 for column, method in enumerate(self.methods):
                     value = read(*cells[site, method])
-                    out[place, column] = value if size is None else np.pad(value, (0, size - len(value)), constant_values=np.nan)
+                    out[place, column] = (
+                        value if size is None else np.pad(value, (0, size - len(value)), constant_values=np.nan)
+                    )
             return out
 
-        cell, n = ("site", "method"), self.shuffles if set(self.methods) - {"logistic"} else self.refits
+        cell, n = ("site", "fit"), self.shuffles if set(self.methods) - {"logistic"} else self.refits
         n = max(n, self.refits) if "logistic" in self.methods else n
         columns: dict[str, Any] = {
             "score": ((*cell, "example"), table(lambda _, held: held.score, len(data))),
@@ -204,7 +222,7 @@ class ConceptDirections(Analysis[ConceptDirectionsResult]):
             "words_null": ("word_shuffle", words.auc[1:]),
         }  # fmt: skip
         coords = {
-            "site": [site.name for site in sites], "method": list(self.methods), "example": np.arange(len(data)),
+            "site": [site.name for site in sites], "fit": list(self.methods), "example": np.arange(len(data)),
             "label": ("example", plan.yes), "fold": ("example", plan.folds), "group": ("example", plan.groups),
             "text": ("example", [text.prompt.text for text in gathered.tokens]),
         }  # fmt: skip

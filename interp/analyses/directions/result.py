@@ -19,14 +19,14 @@ class ConceptDirectionsResult(Result):
     """Directions by site and method, and how well each tells held-out texts apart.
 
     data:
-        score          [site, method, example]   held-out signed score, in units of the spread within a class; positive means yes
-        null_auc, null_accuracy [site, method, shuffle]   held out, with shuffled labels (NaN beyond the refits of logistic)
-        fitted_auc, fitted_null [site, method]   AUC on the very rows of the fit, with the true and with shuffled labels
-        vector         [site, method, d]         fitted on all texts, in the site's units; NaN beyond the site's width
-        bias, scale, strength [site, method]     threshold, distance of the class means along the vector, penalty a row
+        score          [site, fit, example]   held-out signed score, in units of the spread within a class; positive means yes
+        null_auc, null_accuracy [site, fit, shuffle]   held out, with shuffled labels (NaN beyond the refits of logistic)
+        fitted_auc, fitted_null [site, fit]   AUC on the very rows of the fit, with the true and with shuffled labels
+        vector         [site, fit, d]         fitted on all texts, in the site's units; NaN beyond the site's width
+        bias, scale, strength [site, fit]     threshold, distance of the class means along the vector, penalty a row
         random_auc     [site, random]            held out, of random directions
         words_score    [example], words_null [word_shuffle]   of the bag of words
-    coords: site (names), method, example; label, fold, group, text along example. attrs: data, design, pool, folds, heads, shapes, widths,
+    coords: site (names), fit (the method), example; label, fold, group, text along example. attrs: data, design, pool, folds, heads, shapes, widths,
     rows (of the first training fold).
     """
 
@@ -48,7 +48,7 @@ class ConceptDirectionsResult(Result):
         """
         data, plan = self.data, self.plan
         score = data["score"].values.reshape(-1, len(plan.yes))
-        shape, dims = data["score"].shape[:2], ("site", "method")
+        shape, dims = data["score"].shape[:2], ("site", "fit")
         low, high = (ends.reshape(shape) for ends in auc_interval(score, plan, level=level))
         auc = held_auc(score, plan).reshape(shape)
         null = data["null_auc"].values
@@ -62,7 +62,7 @@ class ConceptDirectionsResult(Result):
         }  # fmt: skip
         out = {name: (dims, values) for name, values in columns.items()}
         out["random_hi"] = ("site", np.quantile(data["random_auc"].values, (1 + level) / 2, axis=-1))
-        return xr.Dataset(out, {"site": data["site"].values, "method": data["method"].values})
+        return xr.Dataset(out, {"site": data["site"].values, "fit": data["fit"].values})
 
     def words(self, level: float = 0.95) -> dict[str, float]:
         """The bag of words: auc, ci_lo, ci_hi, accuracy, p."""
@@ -79,8 +79,8 @@ class ConceptDirectionsResult(Result):
         """The direction of all texts at a site."""
         name = Site.parse(site).name
         one_of("site", name, [str(one) for one in self.data["site"].values])
-        one_of("method", method, [str(one) for one in self.data["method"].values])
-        cell = self.data[["vector", "bias", "scale", "strength"]].sel(site=name, method=method)
+        one_of("method", method, [str(one) for one in self.data["fit"].values])
+        cell = self.data[["vector", "bias", "scale", "strength"]].sel(site=name, fit=method)
         vector = torch.from_numpy(cell["vector"].values[: self.data.attrs["widths"][name]].copy())
         heads, strength = self.data.attrs["heads"], float(cell["strength"])
         return Direction(
@@ -96,17 +96,17 @@ class ConceptDirectionsResult(Result):
         return xr.DataArray(table, {"site": names, "other": names}, ("site", "other"), name="cosine")
 
     def agreement(self, site: "Site | str") -> xr.DataArray:
-        """Cosines between the directions of methods at one site [method, other]."""
-        names = [str(name) for name in self.data["method"].values]
+        """Cosines between the directions of methods at one site [fit, other]."""
+        names = [str(name) for name in self.data["fit"].values]
         units = np.stack([self.direction(site, name).unit.numpy() for name in names])
-        return xr.DataArray(units @ units.T, {"method": names, "other": names}, ("method", "other"), name="cosine")
+        return xr.DataArray(units @ units.T, {"fit": names, "other": names}, ("fit", "other"), name="cosine")
 
     def best(self) -> tuple[str, str]:
         """Site and method of the highest held-out AUC; the earliest of equals."""
         auc = held_auc(self.data["score"].values.reshape(-1, self.data.sizes["example"]), self.plan)
         place = int(np.argmax(np.round(auc, 9)))
-        row, column = divmod(place, self.data.sizes["method"])
-        return str(self.data["site"].values[row]), str(self.data["method"].values[column])
+        row, column = divmod(place, self.data.sizes["fit"])
+        return str(self.data["site"].values[row]), str(self.data["fit"].values[column])
 
     def notes(self) -> tuple[str, ...]:
         """What a reader should know before believing the numbers."""
@@ -118,19 +118,22 @@ class ConceptDirectionsResult(Result):
                 f"with AUC {float(self.data['fitted_null'].max()):.2f} on its own rows. Only held-out numbers count."
             )
         site, method = self.best()
-        auc, words = float(self.curves()["auc"].sel(site=site, method=method)), self.words()
-        if words["auc"] >= auc - 0.02:
-            told.append(f"A bag of words does as well ({words['auc']:.2f} against {auc:.2f}): the words alone tell these texts apart.")
+        auc = float(held_auc(self.data["score"].sel(site=site, fit=method).values[None], self.plan)[0])
+        words = float(held_auc(self.data["words_score"].values[None], self.plan)[0])
+        if words >= auc - 0.02:
+            told.append(
+                f"A bag of words does as well ({words:.2f} against {auc:.2f}): the words alone tell these texts apart."
+            )
         return tuple(told)
 
     def headline(self) -> dict[str, float]:
         """The best held-out AUC, the bag of words', and what shuffled labels reach there."""
         site, method = self.best()
-        at = self.curves().sel(site=site, method=method)
+        at = self.data.sel(site=site, fit=method)
         return {
-            f"AUC, {method} at {site}": float(at["auc"]),
-            "bag of words": self.words()["auc"],
-            "shuffled labels, upper end": float(at["null_hi"]),
+            f"AUC, {method} at {site}": float(held_auc(at["score"].values[None], self.plan)[0]),
+            "bag of words": float(held_auc(self.data["words_score"].values[None], self.plan)[0]),
+            "shuffled labels, upper end": float(np.nanquantile(at["null_auc"].values, 0.975)),
         }
 
     def report_lines(self) -> tuple[str, ...]:
@@ -138,8 +141,12 @@ class ConceptDirectionsResult(Result):
         curves, words = self.curves(), self.words()
         lines = [f"{'site':32}{'method':10}{'AUC':>6}   95 %          shuffled      p (Holm)  accuracy"]
         for site in curves["site"].values:
-            for method in curves["method"].values:
-                at = {name: float(curves[name].sel(site=site, method=method)) for name in curves.data_vars if name != "random_hi"}
+            for method in curves["fit"].values:
+                at = {
+                    name: float(curves[name].sel(site=site, fit=method))
+                    for name in curves.data_vars
+                    if name != "random_hi"
+                }
                 lines.append(
                     f"{site:32}{method:10}{at['auc']:6.3f}   {at['ci_lo']:.3f}-{at['ci_hi']:.3f}   {at['null_lo']:.3f}-{at['null_hi']:.3f}   "
                     f"{at['p_holm']:8.3g}  {at['accuracy']:8.3f}"
@@ -151,7 +158,7 @@ class ConceptDirectionsResult(Result):
         """Held-out AUC less 1/2, site by method."""
         curves = held_auc(self.data["score"].values.reshape(-1, self.data.sizes["example"]), self.plan)
         values = curves.reshape(self.data["score"].shape[:2]).T - 0.5
-        return xr.DataArray(values, dims=("method", "site"), name="AUC - 1/2")
+        return xr.DataArray(values, dims=("fit", "site"), name="AUC - 1/2")
 
 
 def held_auc(score: np.ndarray, plan: Plan) -> np.ndarray:
