@@ -65,6 +65,8 @@ _PUBLIC = {
     "edit_components": "interp.analyses.channels:edit_components",
     "ChannelCircuit": "interp.analyses.channels:ChannelCircuit",
     "ChannelCircuitResult": "interp.analyses.channels:ChannelCircuitResult",
+    "ConceptScan": "interp.analyses.concepts.scan:ConceptScan",
+    "ConceptScanResult": "interp.analyses.concepts.scan:ConceptScanResult",
     "ConceptFiring": "interp.analyses.concepts.firing:ConceptFiring",
     "FiringResult": "interp.analyses.concepts.firing:FiringResult",
     "UnlearningEvaluation": "interp.analyses.concepts.traces:UnlearningEvaluation",
@@ -105,6 +107,8 @@ if TYPE_CHECKING:
     from interp.analyses.circuits import CircuitEvaluation as CircuitEvaluation
     from interp.analyses.concepts.firing import ConceptFiring as ConceptFiring
     from interp.analyses.concepts.firing import FiringResult as FiringResult
+    from interp.analyses.concepts.scan import ConceptScan as ConceptScan
+    from interp.analyses.concepts.scan import ConceptScanResult as ConceptScanResult
     from interp.analyses.concepts.traces import UnlearningEvaluation as UnlearningEvaluation
     from interp.analyses.concepts.traces import UnlearningResult as UnlearningResult
     from interp.analyses.crossmodel import CrossModelPatching as CrossModelPatching

@@ -162,6 +162,12 @@ METHODS = (
         "Laundry list: how many things can a model keep apart, and does steering one head's attention help it?",
     ),
     Method(
+        "concepts",
+        "interp.analyses.concepts.scan:ConceptScan",
+        "Concept scan: what each value vector promotes, and which of them hold a concept.",
+        "Concept scan: which tokens does every value vector promote, do they belong together, and which vectors hold a concept's words?",
+    ),
+    Method(
         "concept-fires",
         "interp.analyses.concepts.firing:ConceptFiring",
         "Concept firing: on which tokens a concept's value vectors are active, and whether these are the concept's.",
