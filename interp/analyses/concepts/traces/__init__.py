@@ -39,8 +39,8 @@ strings they decode to; retention cannot exceed 1. A removed vector (zero) has n
 When it misleads
 - Vectors that were *found* in BEFORE hold the concept there; another vector may hold it as well. What is left elsewhere is not seen.
 - Overlap with the original's answers falls for any change of wording. Where there are gold answers, look at accuracy.
-- The clean model of PrivLeak must have been trained on everything else; and where held-out texts are of another kind than the concept's, the
-  AUC tells the kinds apart, not membership. Its change can still be read.
+- The clean model of PrivLeak must have been trained on everything else. Where held-out texts are of another kind than the concept's, the
+  AUC tells the kinds apart, not membership; its change can still be read.
 - Without other text, the perplexity is on texts of the other concepts: no alarm if these were to be forgotten too.
 - With one vector a concept, a trace has no interval; the null's spread stands in.
 

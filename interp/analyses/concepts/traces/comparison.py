@@ -64,9 +64,10 @@ class Traces:
             out |= {name + suffix: value for name, value in levels(state).items()}
         ratio, low, high = perplexity_ratio(self.before, self.after)
         out |= {"perplexity_ratio": ratio, "perplexity_low": low, "perplexity_high": high, "kl": _mean(self.kl)}
-        out["privleak"] = (
-            (out["auc"] - out["auc_clean"]) / out["auc_clean"] if self.clean else out["auc"] - out["auc_before"]
-        )
+        out["privleak"] = out["auc"] - out["auc_before"]
+        if self.clean is not None:
+            goal = out["auc_clean"]
+            out["privleak"] = (out["auc"] - goal) / goal if goal else NONE
         return out | self.restoration()
 
     def restoration(self) -> dict[str, float]:
@@ -82,7 +83,9 @@ class Traces:
         start, now, goal = levels(self.before), levels(self.after), levels(self.clean)
         for name, of in zip(found, ("accuracy", "unrelated_accuracy", "answer_prob", "unrelated_prob"), strict=True):
             span = goal[of] - start[of]
-            if abs(span) > TOLERANCE:
+            if np.isnan(span):
+                self.reasons[name] = f"there is no {of} to be restored"
+            elif abs(span) > TOLERANCE:
                 found[name] = (now[of] - start[of]) / span
             else:
                 self.reasons[name] = (
@@ -206,10 +209,13 @@ def _explain(traces: Traces) -> None:
         reasons["privleak"] = "there are no " + (
             "texts of the concept" if not len(state.forget_score) else "held-out texts"
         )
+    elif traces.clean is not None and not levels(traces.clean)["auc"]:
+        reasons["privleak"] = "the clean model's AUC is 0, which nothing can be told from"
     if not len(state.neutral_tokens):
         reasons["perplexity"] = "no neutral text was given"
     if traces.clean is None:
         reasons["restoration"] = "no clean model was given"
+    traces.restoration()  # says itself what it lacks
 
 
 def _check(first: Snapshot, second: Snapshot) -> None:
