@@ -1,9 +1,10 @@
 """Greedy generation with the model's own key/value cache, under weight edits and activation edits.
 
     lm.generate(["The Eiffel Tower is in", "Once upon a time"], tokens=20).texts
-    lm.generate(prompts, edits=[add("blocks.2.hook_resid_post", 4 * direction)])         # acts on every token, prompt included
+    push = interp.edit.add("blocks.2.hook_resid_post", vector)
+    lm.generate("Once upon a time", tokens=20, edits=[push])             # acts on every token, those of the prompt included
     with lm.edit_weights({"W_out.3": new}):
-        lm.generate(prompts).texts
+        lm.generate("Once upon a time", tokens=20, stop=".").texts
 
 Each new token is the one with the highest logit (the lowest id among equals), and the result is what a loop of `lm.run` and argmax
 gives, without recomputing what is known. The plain transformers model does it for both backends, with `record`'s hooks.

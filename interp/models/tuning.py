@@ -2,13 +2,14 @@
 
     with lm.tuning("*.mlp.*") as tuning:
         optimiser = torch.optim.Adam(tuning.parameters.values(), lr=1e-4)
-        for _ in range(20):
+        for _ in range(3):
             optimiser.zero_grad()
-            loss(tuning.logits(batch)).backward()
+            logprobs = tuning.logits(batch).log_softmax(dim=-1)
+            logprobs[:, -1, 17].mean().backward()                       # away from the token 17
             optimiser.step()
-        new = tuning.values()
-    with lm.edit_weights(new):                    # the trained weights, for as long as they are wanted
-        lm.generate(prompts)
+        values = tuning.values()
+    with lm.edit_weights(values):                                       # what was trained, for as long as it is wanted
+        lm.run(batch)
 
 The parameters are the model's own, so everything that is asked of the model inside the block (`run`, `record`, `generate`, `save`)
 sees them as they are at that moment. After the block, also after an exception, each is compared bit for bit with a copy taken at its
