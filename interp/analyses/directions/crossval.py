@@ -61,7 +61,17 @@ class Held:
     accuracy: np.ndarray
     """Mean of both classes' rates [target]; chance is 1/2 whatever their sizes."""
     fitted: np.ndarray
-    """AUC on the rows of the fit [target], mean over folds."""
+    """AUC on the rows of the fit [target], mean over folds; NaN where they are elsewhere."""
+
+    @classmethod
+    def of(cls, score: np.ndarray, targets: np.ndarray, plan: "Plan") -> "Held":
+        """Scores [row] that a probe from elsewhere gives, held against each label set."""
+        every = np.tile(score, (len(targets), 1))
+        parts = [
+            auc_parts(every[:, plan.folds == fold], targets[:, plan.folds == fold]) for fold in np.unique(plan.folds)
+        ]
+        auc = _ratio(sum(wins for wins, _ in parts), sum(pairs for _, pairs in parts))
+        return cls(score, auc, _accuracy(every, targets), np.full(len(targets), np.nan))
 
 
 def held_out(
@@ -92,10 +102,15 @@ def held_out(
         more, total = auc_parts(new, targets[:, held])
         wins, pairs = wins + more, pairs + total
         fitted.append(_ratio(*auc_parts(seen, here)))
+    return Held(score[0], _ratio(wins, pairs), _accuracy(score, targets), np.mean(fitted, axis=0))
+
+
+def _accuracy(score: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Mean of both classes' rates [target] of signed scores [target, row]; a score of 0 counts a half."""
     right = (score > 0) + 0.5 * (score == 0)
     yes = _ratio((right * targets).sum(axis=1), targets.sum(axis=1))
     no = _ratio(((1 - right) * ~targets).sum(axis=1), (~targets).sum(axis=1))
-    return Held(score[0], _ratio(wins, pairs), (yes + no) / 2, np.mean(fitted, axis=0))
+    return (yes + no) / 2
 
 
 def choose_strength(

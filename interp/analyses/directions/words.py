@@ -1,4 +1,4 @@
-"""A bag of words: what a text's tokens say without any model, as a baseline for what its activations say."""
+"""Features of texts that are no activations: counts of their tokens, the baseline; and of activations, a kernel's, for non-linear probes."""
 
 from collections.abc import Sequence
 
@@ -19,5 +19,25 @@ def bag_of_words(tokens: Sequence[TokenPrompt]) -> np.ndarray:
     np.add.at(counts, (rows, place), 1.0)
     weights = np.log1p(counts)
     weights /= np.maximum(np.linalg.norm(weights, axis=1, keepdims=True), 1e-300)
-    total = float(weights.var(axis=0).sum())
-    return weights * np.sqrt(min(weights.shape) / total) if total > 0 else weights
+    return balanced(weights)
+
+
+def kernel_features(x: np.ndarray) -> np.ndarray:
+    """Features [row, row] whose products are a radial basis function kernel of x [row, d], its width the median distance of rows.
+
+    A ridge probe on them is kernel ridge regression: non-linear in x, linear in the labels. No label is used.
+    """
+    from sklearn.metrics.pairwise import euclidean_distances
+
+    spread = x.std(axis=0)
+    rows = (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    squares = euclidean_distances(rows, squared=True)
+    width = float(np.median(squares[np.triu_indices(len(x), 1)]))
+    values, vectors = np.linalg.eigh(np.exp(-squares / width) if width > 0 else np.ones_like(squares))
+    return balanced(vectors * np.sqrt(np.clip(values, 0.0, None)))
+
+
+def balanced(x: np.ndarray) -> np.ndarray:
+    """x [row, feature] times a number, so that the variance per dimension is 1 on average, as of standardised features."""
+    total = float(x.var(axis=0).sum())
+    return x * np.sqrt(min(x.shape) / total) if total > 0 else x
