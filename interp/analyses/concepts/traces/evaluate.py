@@ -109,10 +109,11 @@ class UnlearningEvaluation(Comparison[UnlearningResult], Settings):
                 text = self.request(concept, prompt.text) if group == "completion" else prompt.text
                 length = len(lm.tokenizer.encode(text, bos=self.bos).ids)
                 if length + self.tokens > lm.spec.n_ctx:
+                    room = lm.spec.n_ctx - length
                     raise BadInput(
                         f"{group} prompt {place} of the concept {concept.name!r} has {length} tokens and its answer up to {self.tokens}; "
-                        f"the context of {lm.spec.name} is {lm.spec.n_ctx}. Shorten the prompt, or set `tokens` to "
-                        f"{max(1, lm.spec.n_ctx - length)} or less."
+                        f"the context of {lm.spec.name} is {lm.spec.n_ctx}. Shorten the prompt"
+                        + (f", or set `tokens` to {room} or less." if room > 0 else ".")
                     )
 
     def cost(self, lm: LM, other: LM, data: Any = None) -> Cost:  # type: ignore[override]

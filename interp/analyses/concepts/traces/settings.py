@@ -10,6 +10,7 @@ from interp.data.neutral import neutral_text
 
 PUBLISHED_TOP, PUBLISHED_COMPLETION = 200, "Please complete the following paragraph: {text}"
 SHARE_OF_VOCABULARY = 20
+FOREIGN = 2.0
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,18 @@ class Material:
 
 
 def neutral_material(lm: LM, others: Sequence[str], n: int = 20) -> tuple[tuple[str, ...], str]:
-    """Neutral text for this model and what it is: plain English, or `others` where its tokenizer has no words for English.
+    """Neutral text for this model and what it is: plain English, or some of `others` where its tokenizer has no words for English.
 
-    A tokenizer lacks them where it needs more than one token for two characters of the text, as that of a small invented world does.
+    A tokenizer lacks them where it cuts English into more than twice as many tokens a character as `others`, as that of a small invented
+    world does.
     """
     text = neutral_text(n)
-    length = sum(len(lm.tokenizer.encode(document, bos=False).ids) for document in text[:4])
-    if 2 * length <= sum(map(len, text[:4])) or not others:
+    if not others or _density(lm, text[:4]) <= FOREIGN * _density(lm, others[:: max(1, len(others) // 10)]):
         return text, "neutral English"
     step = max(1, len(others) // n)
     return tuple(others)[::step][:n], "texts of the other concepts"
+
+
+def _density(lm: LM, texts: Sequence[str]) -> float:
+    """Tokens a character."""
+    return sum(len(lm.tokenizer.encode(text, bos=False).ids) for text in texts) / sum(map(len, texts))
