@@ -41,6 +41,7 @@ _MODULES = (
     "shares",
     "theme",
     "tracing",
+    "unlearning_evaluation",
     "weight_stats",
 )
 
