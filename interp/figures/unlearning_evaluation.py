@@ -45,7 +45,7 @@ UNITS = {
     "rbo": "RBO",
     "rbo_own": "RBO",
 }
-BEHAVIOUR = {"rouge": "ROUGE-L with the original", "bleu": "BLEU with the original"}
+BEHAVIOUR = {"rouge": "ROUGE-L", "bleu": "BLEU"}
 
 
 def plot(
@@ -75,7 +75,7 @@ def plot(
     names = names[:MOST]
     gold = result.answers("correct").sel(concept=names)
     known = bool(np.isfinite(gold["mean"].sel(group="related")).any())
-    titles = [*(TITLES[name] for name in measures), "answers kept", *(["gold answers given"] if known else [])]
+    titles = [*(TITLES[name] for name in measures), "answers kept", *(["right answers"] if known else [])]
     figure = panels(titles, theme=theme, shared_y=True, gap=0.03)
     for column, name in enumerate(measures, start=1):
         _trace(figure, result.traces(name).sel(concept=names), column, first=column == 1)
@@ -86,7 +86,7 @@ def plot(
     figure.update_xaxes(title_text=BEHAVIOUR[score], row=1, col=len(measures) + 1)
     if known:
         _levels(figure, gold.sel(group="related"), len(titles))
-        figure.update_xaxes(title_text="share of prompts", row=1, col=len(titles))
+        figure.update_xaxes(title_text="accuracy", row=1, col=len(titles))
     figure.update_xaxes(nticks=4, zeroline=False)
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=[plain(_short(one)) for one in names], range=[len(names) - 0.4, -0.6], ticks="",

@@ -14,6 +14,7 @@ from . import (
     localization,
     mechanisms,
     patching,
+    traces,
     tracing,
 )
 from .case import Case
@@ -336,5 +337,11 @@ CASES: tuple[Case, ...] = (
         "Do planted concept neurons fire on their triggers alone, and tell their texts from others?",
         "20 on a trigger, exactly 0 elsewhere, AUC 1; none with random weights",
         concept_firing.planted_neurons,
+    ),
+    Case(
+        "unlearning traces",
+        "Are m of k replaced tokens of a planted vector worth the closed form, and an untouched model exactly itself?",
+        "(6 - m) / (6 + m), others 1; all 1, KL and distance 0",
+        traces.replaced_tokens,
     ),
 )
