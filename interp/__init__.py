@@ -71,6 +71,8 @@ _PUBLIC = {
     "FiringResult": "interp.analyses.concepts.firing:FiringResult",
     "UnlearningEvaluation": "interp.analyses.concepts.traces:UnlearningEvaluation",
     "UnlearningResult": "interp.analyses.concepts.traces:UnlearningResult",
+    "ConceptSteering": "interp.analyses.directions.steering:ConceptSteering",
+    "ConceptSteeringResult": "interp.analyses.directions.steering:ConceptSteeringResult",
     # results and figures
     "open": "interp.core.artifact:open_result",
     "figures": "interp.figures",
@@ -114,6 +116,8 @@ if TYPE_CHECKING:
     from interp.analyses.crossmodel import CrossModelPatching as CrossModelPatching
     from interp.analyses.das import DAS as DAS
     from interp.analyses.direct import DirectLogit as DirectLogit
+    from interp.analyses.directions.steering import ConceptSteering as ConceptSteering
+    from interp.analyses.directions.steering import ConceptSteeringResult as ConceptSteeringResult
     from interp.analyses.heads import HeadScores as HeadScores
     from interp.analyses.lens import LogitLens as LogitLens
     from interp.analyses.localization import EditSequence as EditSequence

@@ -182,4 +182,10 @@ METHODS = (
         knows="first",
         clean=True,
     ),
+    Method(
+        "steer",
+        "interp.analyses.directions.steering:ConceptSteering",
+        "Steering: add a concept's direction, and see what the model says and what else changes.",
+        "Steering: does adding a direction that was fitted on labelled texts bring the concept about, and at what cost to all else?",
+    ),
 )
