@@ -71,6 +71,10 @@ _PUBLIC = {
     "FiringResult": "interp.analyses.concepts.firing:FiringResult",
     "UnlearningEvaluation": "interp.analyses.concepts.traces:UnlearningEvaluation",
     "UnlearningResult": "interp.analyses.concepts.traces:UnlearningResult",
+    "ConceptDirections": "interp.analyses.directions:ConceptDirections",
+    "ConceptDirectionsResult": "interp.analyses.directions:ConceptDirectionsResult",
+    "ConceptErasure": "interp.analyses.directions:ConceptErasure",
+    "ConceptErasureResult": "interp.analyses.directions:ConceptErasureResult",
     "ConceptSteering": "interp.analyses.directions.steering:ConceptSteering",
     "ConceptSteeringResult": "interp.analyses.directions.steering:ConceptSteeringResult",
     # results and figures
@@ -116,6 +120,10 @@ if TYPE_CHECKING:
     from interp.analyses.crossmodel import CrossModelPatching as CrossModelPatching
     from interp.analyses.das import DAS as DAS
     from interp.analyses.direct import DirectLogit as DirectLogit
+    from interp.analyses.directions import ConceptDirections as ConceptDirections
+    from interp.analyses.directions import ConceptDirectionsResult as ConceptDirectionsResult
+    from interp.analyses.directions import ConceptErasure as ConceptErasure
+    from interp.analyses.directions import ConceptErasureResult as ConceptErasureResult
     from interp.analyses.directions.steering import ConceptSteering as ConceptSteering
     from interp.analyses.directions.steering import ConceptSteeringResult as ConceptSteeringResult
     from interp.analyses.heads import HeadScores as HeadScores

@@ -183,6 +183,18 @@ METHODS = (
         clean=True,
     ),
     Method(
+        "directions",
+        "interp.analyses.directions:ConceptDirections",
+        "Concept directions: where a property of texts can be read, along which vector, beside the words alone.",
+        "Concept directions: at which sites can a property of labelled texts be read on held-out texts, and is it more than their words?",
+    ),
+    Method(
+        "erase",
+        "interp.analyses.directions:ConceptErasure",
+        "Concept erasure: take a concept out of activations, and look for it with fresh probes.",
+        "Concept erasure: with a concept projected out of activations, does a fresh probe find it, there or later, and what does it cost?",
+    ),
+    Method(
         "steer",
         "interp.analyses.directions.steering:ConceptSteering",
         "Steering: add a concept's direction, and see what the model says and what else changes.",

@@ -70,7 +70,7 @@ class Held:
         parts = [
             auc_parts(every[:, plan.folds == fold], targets[:, plan.folds == fold]) for fold in np.unique(plan.folds)
         ]
-        auc = _ratio(sum(wins for wins, _ in parts), sum(pairs for _, pairs in parts))
+        auc = _ratio(np.sum([wins for wins, _ in parts], axis=0), np.sum([pairs for _, pairs in parts], axis=0))
         return cls(score, auc, _accuracy(every, targets), np.full(len(targets), np.nan))
 
 

@@ -12,8 +12,9 @@ linear probe does better there than one that never looks. Of all affine maps wit
 norm. It is oblique: what is correlated with the concept is left where a linear probe cannot use it. Projecting the difference
 of means out makes the means equal too, and moves the rows more; projecting a probe's vector out does not make them equal.
 
-Sources: Ravfogel et al. 2020 (INLP, arXiv 2004.07667); Belrose et al. 2023 (LEACE, arXiv 2306.03819). With more features than rows, S has
-no inverse; the pseudo-inverse guards the fit rows still, and next to nothing else.
+Sources: Ravfogel et al. 2020 (INLP, arXiv 2004.07667); Belrose et al. 2023 (LEACE, arXiv 2306.03819). The covariance S of few texts is a poor
+one, and near as many texts as features its inverse blows up what is noise; it is shrunk to its diagonal by Ledoit and Wolf's estimate,
+which costs optimality only: the means of the fit rows are equal for any S.
 """
 
 from collections.abc import Sequence
@@ -110,11 +111,21 @@ def fit_eraser(
     return Eraser(basis, basis, centre)
 
 
-def leace(x: np.ndarray, z: np.ndarray) -> Eraser:
-    """LEACE for rows x [row, d] and labels z [row, label] (one-hot or numbers): the least map that leaves no covariance of the two."""
+def leace(x: np.ndarray, z: np.ndarray, *, shrinkage: float | None = None) -> Eraser:
+    """LEACE for rows x [row, d] and labels z [row, label] (one-hot or numbers): the least map that leaves no covariance of the two.
+
+    `shrinkage` is the share of the diagonal in the covariance that says what is least: 0 for the rows' own; None for Ledoit and Wolf's
+    estimate, on standardised rows. Whatever it is, what is left on these rows has no covariance with the labels.
+    """
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
     centre = x.mean(axis=0)
     rows, code = x - centre, z - z.mean(axis=0)
-    values, vectors = np.linalg.eigh(rows.T @ rows / len(x))
+    spread = x.std(axis=0)
+    share = float(ledoit_wolf_shrinkage(rows[:, spread > 0] / spread[spread > 0])) if shrinkage is None else shrinkage
+    if not 0 <= share <= 1:
+        raise BadInput(f"`shrinkage` must lie between 0 and 1; not {shrinkage}.")
+    values, vectors = np.linalg.eigh((1 - share) * rows.T @ rows / len(x) + share * np.diag(spread**2))
     keep = values > values[-1] * len(values) * np.finfo(float).eps * 10
     root, axes = np.sqrt(values[keep]), vectors[:, keep]  # [r], [d, r]
     cross = ((rows @ axes) / root).T @ code / len(x)  # [r, label], whitened

@@ -209,7 +209,8 @@ class _Work:
 
     def fitted(self, method: str) -> dict[Site, Eraser]:
         """The method's eraser, at the site or at all of them."""
-        config, out = self.config, {}
+        config = self.config
+        out: dict[Site, Eraser] = {}
         for site in self.clean.sites if config.onwards else self.clean.sites[:1]:
             rows = self._rows(out, site)
             groups = [self.data.groups[place] for place in self.fit]
@@ -316,7 +317,7 @@ class _Work:
         coords = {
             "eraser": names, "site": [site.name for site in sites], "stage": [site.name for site in stages], "probe": list(PROBES),
             "half": ["fit", "held"], "rank": ("eraser", ranks), "label": ("example", self.plan.yes), "fold": ("example", self.plan.folds),
-            "group": ("example", self.plan.groups), "text": ("example", [text.prompt.text for text in (self.clean.tokens[place] for place in self.held)]),
+            "group": ("example", self.plan.groups), "text": ("example", [self.data.texts[place] for place in self.held]),
         }  # fmt: skip
         attrs = {
             "data": self.data.name, "design": describe_groups(self.yes, self.data.groups), "pool": self.config.pool, "widths": widths,

@@ -40,7 +40,7 @@ def grouped_folds(yes: np.ndarray, groups: Sequence[Any], folds: int, *, seed: i
         rows = yes[out == fold]
         if not 0 < rows.sum() < len(rows):
             raise BadInput(
-                f"fold {fold} of {folds} has {int(rows.sum())} positive and {int((~rows).sum())} negative texts, because groups stay whole. "
+                f"fold {fold} of {folds} has {int(rows.sum())} positive and {int((~rows).sum())} negative texts: groups stay whole. "
                 "Take fewer folds, or give more texts."
             )
     return out
@@ -58,7 +58,8 @@ def shuffled_labels(
     """`n` sets of labels without a tie to the texts, bool [shuffle, row]."""
     rng = numpy_generator(seed, name)
     numbers = group_numbers(groups)
-    mixed, pure = [], {}
+    mixed: list[np.ndarray] = []
+    pure: dict[tuple[int, int], list[np.ndarray]] = {}
     for group in range(int(numbers.max()) + 1):
         rows = np.flatnonzero(numbers == group)
         if yes[rows].any() and not yes[rows].all():

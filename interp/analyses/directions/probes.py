@@ -1,7 +1,7 @@
 """Concept directions: at which layers can a property of texts be read off the activations, along which vector, and is it the model's doing?
 
-The question. Texts have a yes or a no each (polite or not, on colours or on something else). For a site and a method, `base` fits a vector w
-and a threshold; here is what they are worth on texts that they have not seen:
+The question. Texts have a yes or a no each (polite or not, on colours or on something else). For a site and a method, `base` fits a
+vector w and a threshold; here is what they are worth on texts that they have not seen:
 
     AUC(site, fit) = P(w . x of a yes > w . x of a no), both held out by k-fold cross-validation
 
@@ -14,12 +14,12 @@ and beside it what the same number is where there is nothing to find, or no mode
 
 Selectivity is accuracy minus that of shuffled labels. p-values are corrected over the sites (Holm).
 
-Source. Probes: Alain & Bengio 2016 (arXiv 1610.01644); controls: Hewitt & Liang 2019 (arXiv 1909.03368); differences of means: Marks & Tegmark
-2023 (arXiv 2310.06824); components of differences within pairs: Zou et al. 2023 (arXiv 2310.01405). Deviation: penalties are chosen by
+Source. Probes: Alain & Bengio 2016 (arXiv 1610.01644). Controls: Hewitt & Liang 2019 (arXiv 1909.03368); differences of means: Marks &
+Tegmark 2023 (arXiv 2310.06824); components of differences within pairs: Zou et al. 2023 (arXiv 2310.01405). Deviation: penalties are chosen by
 cross-validation inside each fold, and AUC compares rows of one fold only, since folds have directions of their own.
 
 How. Pairs and equal texts are never torn apart by a fold (`folds`). With more features than rows a penalised probe is legal, and fits its
-own rows perfectly whatever the labels: `fitted_auc` and `fitted_null` show it, and only held-out numbers count. Unpenalised ones are refused.
+own rows whatever the labels: `fitted_auc` and `fitted_null` show it, and only held-out numbers count. Unpenalised ones are refused.
 Intervals draw groups anew and know nothing of the folds' draw. The vectors that are kept are fitted on all texts.
 
 When it misleads
@@ -105,7 +105,8 @@ class ConceptDirections(Analysis[ConceptDirectionsResult]):
                 raise BadInput(f"`{name}` must be at least {least}; not {getattr(self, name)}.")
         if not self.strengths or not all(strength > 0 for strength in self.strengths):
             raise BadInput(
-                f"`strengths` must be positive; not {list(self.strengths)}. An unpenalised probe fits any labels once features outnumber rows."
+                f"`strengths` must be positive; not {list(self.strengths)}. "
+                "Without a penalty, a probe with more features than rows fits any labels."
             )
 
     def check(self, lm: "LM", data: Any) -> None:
@@ -238,5 +239,6 @@ def check_labelled(data: object) -> None:
     """Raise `BadInput` unless `data` are labelled texts."""
     if not isinstance(data, Labelled):
         raise BadInput(
-            f"this method needs labelled texts; not a {type(data).__name__}. Read them with `interp.data.labelled(positive=..., negative=...)`."
+            f"this method needs labelled texts; not a {type(data).__name__}. "
+            "Read them with `interp.data.labelled(positive=..., negative=...)`."
         )

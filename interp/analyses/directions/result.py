@@ -26,8 +26,8 @@ class ConceptDirectionsResult(Result):
         bias, scale, strength [site, fit]     threshold, distance of the class means along the vector, penalty a row
         random_auc     [site, random]            held out, of random directions
         words_score    [example], words_null [word_shuffle]   of the bag of words
-    coords: site (names), fit (the method), example; label, fold, group, text along example. attrs: data, design, pool, folds, heads, shapes, widths,
-    rows (of the first training fold).
+    coords: site (names), fit (the method), example; label, fold, group, text along example. attrs: data,
+    design, pool, folds, heads, shapes, widths, rows (of the first training fold).
     """
 
     figure: ClassVar[str] = "directions"
@@ -60,7 +60,7 @@ class ConceptDirectionsResult(Result):
             "null_hi": tails[1], "p": p, "p_holm": np.stack([holm(column) for column in p.T], axis=1),
             "selectivity": accuracy - np.nanmean(data["null_accuracy"].values, axis=-1),
         }  # fmt: skip
-        out = {name: (dims, values) for name, values in columns.items()}
+        out: dict[str, Any] = {name: (dims, values) for name, values in columns.items()}
         out["random_hi"] = ("site", np.quantile(data["random_auc"].values, (1 + level) / 2, axis=-1))
         return xr.Dataset(out, {"site": data["site"].values, "fit": data["fit"].values})
 
@@ -114,8 +114,8 @@ class ConceptDirectionsResult(Result):
         told = []
         if wide:
             told.append(
-                f"More features than rows ({max(self.data.attrs['widths'].values())} and {self.data.attrs['rows']}): a probe fits shuffled labels "
-                f"with AUC {float(self.data['fitted_null'].max()):.2f} on its own rows. Only held-out numbers count."
+                f"More features than rows ({max(self.data.attrs['widths'].values())} and {self.data.attrs['rows']}): a probe fits "
+                f"shuffled labels with AUC {float(self.data['fitted_null'].max()):.2f} on its own rows. Only held-out numbers count."
             )
         site, method = self.best()
         auc = float(held_auc(self.data["score"].sel(site=site, fit=method).values[None], self.plan)[0])
@@ -148,8 +148,8 @@ class ConceptDirectionsResult(Result):
                     if name != "random_hi"
                 }
                 lines.append(
-                    f"{site:32}{method:10}{at['auc']:6.3f}   {at['ci_lo']:.3f}-{at['ci_hi']:.3f}   {at['null_lo']:.3f}-{at['null_hi']:.3f}   "
-                    f"{at['p_holm']:8.3g}  {at['accuracy']:8.3f}"
+                    f"{site:32}{method:10}{at['auc']:6.3f}   {at['ci_lo']:.3f}-{at['ci_hi']:.3f}   "
+                    f"{at['null_lo']:.3f}-{at['null_hi']:.3f}   {at['p_holm']:8.3g}  {at['accuracy']:8.3f}"
                 )
         lines.append(f"{'bag of words':32}{'ridge':10}{words['auc']:6.3f}   {words['ci_lo']:.3f}-{words['ci_hi']:.3f}")
         return (*lines, *self.notes())

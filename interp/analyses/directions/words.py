@@ -1,4 +1,4 @@
-"""Features of texts that are no activations: counts of their tokens, the baseline; and of activations, a kernel's, for non-linear probes."""
+"""Other features: counts of a text's tokens, the baseline for its activations; and a kernel's of these, for non-linear probes."""
 
 from collections.abc import Sequence
 
