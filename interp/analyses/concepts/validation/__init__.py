@@ -1,0 +1,6 @@
+"""Validation."""
+
+from .result import ConceptValidationResult
+from .validate import ConceptValidation
+
+__all__ = ["ConceptValidation", "ConceptValidationResult"]
