@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp import data
 from interp.analyses.channels import Channels
+from interp.analyses.concepts.scan import ConceptScan
 from interp.analyses.heads import HeadScores
 from interp.analyses.lens import LogitLens
 from interp.analyses.loss import LossByPosition
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
 
 TITLES = {
     "weights": "Weights", "loss": "Loss by position", "lens": "Logit lens", "shares": "Write shares", "heads": "Heads",
-    "channels": "Channels", "tracing": "Causal tracing",
+    "channels": "Channels", "concepts": "Value vectors", "tracing": "Causal tracing",
 }  # fmt: skip
 READ = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post", "blocks.*.hook_attn_out", "blocks.*.hook_mlp_out")
 """Sites that the sections on running text read."""
+MOST_WORK = 2e13
+"""Operations that the scan of value vectors may take; GPT-2 medium takes half of them."""
 NEUTRAL = (
     "No text was given, so built-in neutral sentences are read: compare these numbers between checkpoints of one run, "
     "not between families."
@@ -97,8 +100,16 @@ class Report:
             "heads": (HeadScores(seed=self.seed), None),
             "channels": (Channels(), None),
         }
+        work = 2.0 * lm.spec.n_layers * lm.spec.d_mlp * max(1, lm.spec.experts) * lm.spec.d_model * lm.spec.vocab
+        if work <= MOST_WORK:
+            jobs["concepts"] = (ConceptScan(rank_by="coherence", most=10, seed=self.seed), None)
         same = "Read on the same built-in sentences."
         notes = {"loss": NEUTRAL, "lens": same, "shares": same} if self.text is None else {}
+        if "concepts" not in jobs:
+            notes["concepts"] = (
+                f"Reading every value vector in the vocabulary takes {work / 1e12:,.0f} TFLOP here, too long for a card. "
+                "`interp concepts MODEL` does it."
+            )
         if self.facts is None:
             notes["tracing"] = (
                 f"No facts were given, so these rows are left out: {TRACING_ROWS}. `--facts FILE` adds them."

@@ -202,6 +202,34 @@ def channels(result: Any) -> Section:
     )
 
 
+def concepts(result: Any) -> Section:
+    """Which value vectors promote tokens that belong together."""
+    data, kept = result.data, result.data["kept"].values
+    coherent = np.isin(data["vector"].values, result.coherent())
+    layers = data["layer"].values
+    rows = [
+        Row(metric, float(value), unit, site="mlp", layer=int(layer), n=int((layers == layer).sum()), tier=0, chance=chance)
+        for layer in np.unique(layers)
+        for metric, value, unit, chance in (
+            ("coherent value vectors", coherent[layers == layer].sum() / max(1, kept[layers == layer].sum()), "share of kept", None),
+            ("z of the top tokens, median", np.median(data["z"].values[layers == layer]), "sd", float(data["null_z"].mean())),
+        )
+    ]  # fmt: skip
+    listed = result.strongest(10, by="coherence")
+    shown = Table(
+        ("vector", "coherence", "q", "z", "first tokens"),
+        tuple(
+            (row["vector"], f"{row['coherence']:.3f}", f"{row['q']:.2g}", f"{row['z']:.2f}", " ".join(row["words"].split(" ")[:10]))
+            for row in listed.to_dict("records")
+        ),
+    )  # fmt: skip
+    question = (
+        "What does each value vector of the MLPs promote, read in the vocabulary, and do its top tokens belong together? From the "
+        "parameters alone, beside random directions of the same length; that a vector promotes a word does not make it the word's cause."
+    )
+    return Section("concepts", "Value vectors", question, result, shown, figures={"concepts": {}}, rows=rows)
+
+
 TRACING_ROWS = "facts known, clean and corrupted probability, total effect, effect restored by token role and layer"
 
 
@@ -255,5 +283,6 @@ MAKERS: dict[str, Callable[[Any], Section]] = {
     "shares": shares,
     "heads": heads,
     "channels": channels,
+    "concepts": concepts,
     "tracing": tracing,
 }

@@ -15,7 +15,7 @@ from interp.report.gauges import gauges
 from interp.report.rows import Row
 from interp.report.sections import Section
 
-KEYS = ("weights", "loss", "lens", "shares", "heads", "channels", "tracing")
+KEYS = ("weights", "loss", "lens", "shares", "heads", "channels", "concepts", "tracing")
 COLUMNS = {  # of a number of the card
     "metric", "value", "unit", "site", "layer", "head", "ci_lo", "ci_hi", "n", "chance", "tier", "analysis", "result", "probe", "seconds",
     "model", "revision", "weights", "dtype", "seed", "code",
@@ -63,7 +63,7 @@ def test_every_number_says_what_it_is(written):
     assert set(frame.columns) == COLUMNS
     assert frame["value"].notna().all() and (frame["analysis"] != "").all() and (frame["result"] != "").all()
     assert not frame.duplicated(["metric", "site", "layer", "head"]).any()  # two cards can be joined
-    measured = frame[~frame["analysis"].isin(["identity", "WeightStats", "Channels"])]
+    measured = frame[~frame["analysis"].isin(["identity", "WeightStats", "Channels", "ConceptScan"])]
     assert (
         measured["n"].notna().mean() > 0.9 and measured.loc[measured["analysis"] != "HeadScores", "probe"].ne("").all()
     )
