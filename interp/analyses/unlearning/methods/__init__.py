@@ -2,7 +2,7 @@
 
     gradient-ascent        forget texts made unlikely                                     trains
     gradient-difference    the same, with retain texts kept likely                        trains
-    npo                    forget texts as rejected answers (KL on retain: kl=1)          trains
+    npo                    forget texts as rejected answers, with a KL on retain texts    trains
     dpo                    the same, retain texts as preferred answers                    trains
     rank-one               the concept's words lowered where its texts say them           closed form, `interp.analyses.editing`
     needle                 the concept's value vectors taken out: the oracle              no gradients

@@ -1,7 +1,7 @@
 """Selective synaptic dampening: weights that matter far more for the forget texts than elsewhere are made smaller, without training.
 
     select     F_f > alpha F_D
-    dampen     theta <- theta min(lambda F_D / F_f, 1)              alpha 10, lambda 1
+    dampen     theta <- theta min(lambda F_D / F_f, 1)              published: alpha 10, lambda 1
 
 F_f and F_D are diagonals of the Fisher information (`fisher`) on the forget texts and on D. In the paper D is all data, forget texts
 included (`against="all"`). With it comes a floor: a weight that only the forget texts use has F_D = (|D_f| / |D|) F_f, so
@@ -47,14 +47,14 @@ class SelectiveDampening(Unlearner):
 
     name: ClassVar[str] = "dampening"
 
-    alpha: float = 10.0
-    """How many times larger F_f must be than F_D for a weight to be selected."""
+    alpha: float = 2.0
+    """How many times larger F_f must be than F_D for a weight to be selected. Published: 10, at which `atlas` forgets nothing."""
     dampening: float = 1.0
     """lambda: the factor is `dampening` F_D / F_f, never above 1."""
     against: Literal["retain", "all"] = "retain"
     """What F_D is on: the retain texts, or (as published) these and the forget texts."""
-    labels: Literal["empirical", "sampled"] = "empirical"
-    """Whose tokens the gradients are of: the texts' own, or drawn from the model."""
+    labels: Literal["empirical", "sampled"] = "sampled"
+    """Whose tokens the gradients are of: drawn from the model (the Fisher information as it is defined), or the texts' own."""
     parameters: str | tuple[str, ...] = "blocks"
     """What may be dampened: `blocks`, `values` (only W_out), or patterns of transformers' parameter names."""
     max_tokens: int | None = None

@@ -32,6 +32,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from interp.core.batch import Batch
 from interp.core.errors import BadInput, one_of
 from interp.core.lm import LM
 from interp.core.seed import generator
@@ -85,6 +86,7 @@ def fisher(
     *,
     parameters: str | tuple[str, ...] = "blocks",
     labels: Literal["empirical", "sampled"] = "empirical",
+    words: Sequence[str] = (),
     max_tokens: int | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -92,25 +94,25 @@ def fisher(
 ) -> Fisher:
     """The diagonal Fisher of a model on texts, each cut into pieces that it reads; of `limit` pieces, drawn by seed, if there are more.
 
-    `parameters` as in `Trained`. The model is as it was afterwards. Raises `BadInput`.
+    `parameters` as in `Trained`. With `words`, only tokens of these words count as predicted, and texts without any are left out.
+    The model is as it was afterwards. Raises `BadInput`.
     """
     one_of("labels", labels, LABELS)
-    rows = pieces(lm, texts, what=what, max_tokens=max_tokens).some(limit, seed, "fisher", what)
+    rows = pieces(lm, texts, what=what, max_tokens=max_tokens, words=words).some(limit, seed, "fisher", what)
     with lm.tuning(trained_names(lm, parameters)) as tuning:
 
         def score(sample: int) -> Tensor:
             batch = rows.batch([sample])
             logits = tuning.logits(batch)
             if labels == "sampled":
-                rng = generator(seed, "fisher labels", what, sample)
-                return _sampled(logits, rng)
-            return -nll(logits, batch)[0]
+                batch = _sampled(logits, batch, generator(seed, "fisher labels", what, sample))
+            return -nll(logits, batch, rows.marked([sample]))[0]
 
         return diagonal(score, tuning.parameters, len(rows))
 
 
-def _sampled(logits: Tensor, rng: torch.Generator) -> Tensor:
-    """ln p of tokens drawn from the model's own distribution after each token but the last (as many as the text predicts)."""
-    logp = logits[0, :-1].float().log_softmax(dim=-1)  # [pos, vocab]
-    drawn = torch.multinomial(logp.detach().exp().cpu(), 1, generator=rng).to(logp.device)
-    return logp.gather(-1, drawn).sum()
+def _sampled(logits: Tensor, batch: Batch, rng: torch.Generator) -> Batch:
+    """The row with each token but the first drawn from the model's own distribution there, given the tokens that the text really has."""
+    p = logits[0, :-1].detach().double().softmax(dim=-1).cpu()  # [pos, vocab]
+    drawn = torch.multinomial(p, 1, generator=rng)[:, 0]
+    return Batch.of(torch.cat([batch.tokens[0, :1], drawn])[None])

@@ -12,7 +12,7 @@ The norm's scale is not computed but measured, from what it made of the stream (
 written here, and a family that reads its stream in another way is found out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +25,8 @@ from interp.core.site import Site
 from ...attribution.reading import readings
 from .pieces import Pieces
 
-CHUNK = 2048
-"""Tokens that are read at once."""
+BUDGET = 2**28
+"""Bytes of activations that are held at once (one text at least)."""
 
 
 @dataclass(frozen=True)
@@ -62,40 +62,48 @@ def linears(lm: LM, *, mlp_only: bool = False) -> list[Linear]:
 @torch.no_grad()
 def feature_norms(lm: LM, rows: Pieces) -> dict[tuple[int, str], Tensor]:
     """Length of each input feature in each text, float64 [text, feature], by layer and source (`attn`, `z`, `mlp`, `post`)."""
+    layers = range(lm.spec.n_layers)
+    sites = list(dict.fromkeys(site for layer in layers for site in _sites(lm, layer).values()))
     found: dict[tuple[int, str], list[Tensor]] = {}
-    for group in _groups(rows):
-        documents = [torch.tensor(row) for row in group]
-        for layer in range(lm.spec.n_layers):
-            for source, values in _inputs(lm, documents, layer).items():
+    for group in _groups(lm, rows):
+        acts = lm.read([torch.tensor(row) for row in group], sites)
+        for layer in layers:
+            for source, values in _inputs(lm, acts, layer).items():
                 parts = (values.double() ** 2).split([len(row) for row in group])
                 found.setdefault((layer, source), []).extend(part.sum(dim=0).sqrt().cpu() for part in parts)
     return {key: torch.stack(parts) for key, parts in found.items()}
 
 
-def _groups(rows: Pieces) -> list[list[tuple[int, ...]]]:
+def _groups(lm: LM, rows: Pieces) -> list[list[tuple[int, ...]]]:
+    """Texts that are read together."""
+    spec = lm.spec
+    token = spec.n_layers * (2 * spec.d_model + 2 * spec.n_heads * spec.d_head + 2 * spec.d_mlp) * spec.bytes_per_value
     groups: list[list[tuple[int, ...]]] = [[]]
     for row in rows.rows:
-        if groups[-1] and sum(map(len, groups[-1])) + len(row) > CHUNK:
+        if groups[-1] and (sum(map(len, groups[-1])) + len(row)) * token > BUDGET:
             groups.append([])
         groups[-1].append(row)
     return groups
 
 
-def _inputs(lm: LM, documents: Sequence[Tensor], layer: int) -> dict[str, Tensor]:
-    """The four inputs of a layer's maps, [token, feature]."""
-    by_site = {reading.site.kind: reading for reading in readings(lm, layer)} if lm.weights.pre_norm else {}
+def _sites(lm: LM, layer: int) -> dict[str, Site]:
+    """Where the stream is read, and what is made of it, in a layer."""
     before = Site("resid_pre", layer)
-    middle = before if lm.spec.parallel else Site("resid_mid", layer)
-    sites = [before, middle, *(Site(kind, layer) for kind in ("q", "mlp_pre", "z", "mlp_post"))]
-    acts = lm.read(documents, list(dict.fromkeys(sites)))
-    read = {"attn": acts[before], "mlp": acts[middle]}
-    for source, kind in {"attn": "q", "mlp": "mlp_pre"}.items():
-        if not by_site:  # OLMo 2 reads the stream as it is
-            continue
-        reading, stream = by_site[kind], read[source][None]
-        scale = reading.scale(stream, acts[Site(kind, layer)][None], lm.spec.dtype)[0]  # [token]
-        gain, shift = lm.weights.norm(source, layer)
-        wide = stream[0].double()
-        wide = wide - wide.mean(dim=-1, keepdim=True) if reading.centred else wide
-        read[source] = scale[:, None] * wide * gain.double() + (0.0 if shift is None else shift.double())
-    return {**read, "z": acts[Site("z", layer)].flatten(1), "post": acts[Site("mlp_post", layer)].flatten(1)}
+    named = {kind: Site(kind, layer) for kind in ("q", "mlp_pre", "z", "mlp_post")}
+    return {"attn": before, "mlp": before if lm.spec.parallel else Site("resid_mid", layer), **named}
+
+
+def _inputs(lm: LM, acts: Mapping[Site, Tensor], layer: int) -> dict[str, Tensor]:
+    """The four inputs of a layer's maps, [token, feature]."""
+    sites = _sites(lm, layer)
+    read = {source: acts[sites[source]] for source in ("attn", "mlp")}
+    if lm.weights.pre_norm:  # OLMo 2 reads the stream as it is
+        by_kind = {reading.site.kind: reading for reading in readings(lm, layer)}
+        for source, kind in {"attn": "q", "mlp": "mlp_pre"}.items():
+            reading, stream = by_kind[kind], read[source][None]
+            scale = reading.scale(stream, acts[sites[kind]][None], lm.spec.dtype)[0]  # [token]
+            gain, shift = lm.weights.norm(source, layer)
+            wide = stream[0].double()
+            wide = wide - wide.mean(dim=-1, keepdim=True) if reading.centred else wide
+            read[source] = scale[:, None] * wide * gain.double() + (0.0 if shift is None else shift.double())
+    return {**read, "z": acts[sites["z"]].flatten(1), "post": acts[sites["mlp_post"]].flatten(1)}

@@ -60,8 +60,8 @@ class NPO(Preference):
 
     name: ClassVar[str] = "npo"
 
-    kl: float = 0.0
-    """Weight of KL(reference || model) a token of the retain texts; 1 is the published NPO_KL."""
+    kl: float = 1.0
+    """Weight of KL(reference || model) a token of the retain texts: 1 is the published NPO_KL, 0 plain NPO, which needs no retain texts."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -54,11 +54,11 @@ class RankOneErasure(Unlearner):
 
     name: ClassVar[str] = "rank-one"
 
-    editor: Literal["rome", "memit"] = "memit"
+    editor: Literal["rome", "memit"] = "rome"
     """`rome`: a rank-one edit of one layer a request. `memit`: one edit of `layers` for all requests."""
     layers: tuple[int, ...] = ()
     """What is edited; empty takes the middle of the model."""
-    n: int = 40
+    n: int = 20
     """Requests at most, drawn from the texts by seed."""
     target: str = "lower"
     """`lower` makes the words unlikely; any other text is what should be said instead, with its leading space."""

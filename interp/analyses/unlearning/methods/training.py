@@ -168,8 +168,8 @@ class Trained(Unlearner):
                     logged.setdefault(name, []).append(value)
                 if not all(map(math.isfinite, found.values())):
                     raise InterpError(
-                        f"{self.name}: the loss on {what!r} is {float(loss)} after {updates} steps: the model overflows. Use a smaller "
-                        f"`lr` than {self.lr:g}, or fewer `steps`."
+                        f"{self.name}: the loss on {what!r} is {logged['loss'][-1]} after {updates} steps: the model overflows. "
+                        f"Use a smaller `lr` than {self.lr:g}, or fewer `steps`."
                     )
                 if reason := self._stop(found, lm.spec.vocab):
                     stopped = reason
