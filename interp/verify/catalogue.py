@@ -6,6 +6,7 @@ from . import (
     channel_use,
     channels,
     circuits,
+    concepts,
     concept_firing,
     editing,
     interventions,
@@ -14,6 +15,7 @@ from . import (
     localization,
     mechanisms,
     patching,
+    recovery,
     traces,
     tracing,
 )
@@ -151,6 +153,18 @@ CASES: tuple[Case, ...] = (
         "Do value vectors of random weights stand out?",
         "largest / median below 3",
         mechanisms.no_concepts,
+    ),
+    Case(
+        "concept scan",
+        "Do planted value vectors lead the scan and hold their words, and none of random weights?",
+        "4 of 4 by their vector alone, mean logit 1.5; 0 in random weights",
+        concepts.scanned_concepts,
+    ),
+    Case(
+        "concept scan, trained",
+        "Does the scan find what vectors of `atlas` are known to hold, and nothing when their entries are exchanged?",
+        "3 of 3; 0 when scrambled",
+        concepts.known_concepts,
     ),
     Case(
         "channels",
@@ -343,5 +357,17 @@ CASES: tuple[Case, ...] = (
         "Are m of k replaced tokens of a planted vector worth the closed form, and an untouched model exactly itself?",
         "(6 - m) / (6 + m), others 1; all 1, KL and distance 0",
         traces.replaced_tokens,
+    ),
+    Case(
+        "recovery",
+        "Does relearning bring back what is only held back, and nothing that was never known?",
+        "0.1 at most, 0.75 at least, 0.25 at most; nothing told",
+        recovery.held_back,
+    ),
+    Case(
+        "order of interventions",
+        "Do two ablations commute, and does the later of two values count?",
+        "order sensitivity exactly 0 and 1",
+        recovery.both_orders,
     ),
 )

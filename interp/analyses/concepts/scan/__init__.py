@@ -12,8 +12,8 @@ Read in the vocabulary, a vector promotes some tokens. Which vectors promote tok
 Source. Hong et al. 2024, "Intrinsic Evaluation of Unlearning Using Parametric Knowledge Traces" (arXiv 2406.11614), section 3; Geva et
 al. 2022 (arXiv 2203.14680) for value vectors; Dar et al. 2023 (arXiv 2209.02535) for reading weights in the vocabulary. The paper's code
 of this step is not published. Deviation: its GPT-4 judge, which scores whether tokens are one topic, is replaced by coherence against
-random directions; `result.judged(judge)` takes a judge of your own. p of words and of articles is hypergeometric, times all vectors and
-concepts.
+random directions; `result.judged(judge)` takes a judge of your own. A vector holds a concept if it lies nearer to its words than random
+directions do (`held` has the closed form), times all vectors and concepts, and has more of them first than random tokens would be.
 
 How. Tiles of vectors by tiles of the vocabulary with a running top k (`interp.core.topk`): no logits are ever held. The same scan reads
 what components of attention heads write (`source="ov"`) and decoder rows of dictionaries (`source="rows"`); mixtures of experts are
@@ -25,8 +25,9 @@ When it misleads
   for `ConceptValidation`.
 - Top tokens of any direction are neighbours and so are coherent, most of all where embedding and unembedding are tied: compare with
   `null_coherence`. Grammar is coherent too: the strongest vectors may promote "have, has, had", or beginnings of sentences.
-- Value vectors do not point everywhere alike, so random sets of words do better than the hypergeometric p says: `holding` also asks for
-  more than the best of 99 shuffled sets.
+- Words of one kind lie together, so whatever promotes one promotes all: in a scrambled `atlas` the best vectors still have half of a
+  concept's words first. The hypergeometric p of that is tiny and means nothing; p, against random directions, is not. But value vectors do
+  not point everywhere alike as random directions do, and p knows nothing of that.
 - Vocabularies of pieces: half words and bytes are counted (`partial`), and a token that begins a word may still be half of it.
 - Behind a norm after the MLP (Gemma 2 and 3, OLMo 2) a row of W_out is not what is added; `folded` applies that norm's gain too. A soft
   cap on logits changes no order, and is left out of mean logits.

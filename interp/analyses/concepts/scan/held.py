@@ -1,11 +1,20 @@
 """Which vectors hold a concept: its words among the first tokens, its article among the top tokens, and what chance would give.
 
-precision    share of the concept's w tokens among the first w tokens of a vector
-p            hypergeometric: so many of w drawn from the vocabulary at random, times all vectors and concepts that were looked at
-shuffled     the best precision that any vector reaches for random sets of w tokens with embeddings as long as the words' own
-margin       mean logit of the words less that of the vocabulary, in its standard deviations
-auc          how often a word's logit exceeds that of another token
-article      share of the top k tokens that are commoner in the concept's texts than in the others', and its p likewise
+For each concept, of every vector or of the best:
+
+    precision    share of the concept's w tokens among the first w tokens of a vector
+    margin       mean logit of the words less that of the vocabulary, in its standard deviations
+    auc          how often a word's logit exceeds that of another token
+    p            how often a random direction lies as near to the words as the vector does, times all vectors and concepts
+    p_words      how often random tokens would be that many among the first, times all vectors and concepts (hypergeometric)
+    p_shuffled   how often the best of all vectors does as well for tokens with embeddings as long as the words' own
+    article      share of the top k tokens that are commoner in the concept's texts than in the others'; article_p and
+                 article_words as p and p_words, for these tokens
+
+Only p knows that words of one kind lie together: a direction that happens on one colour happens on all, so even the vectors of a scrambled
+model have half of a concept's words first, which among random tokens would be out of the question. The mean logit of the words less the
+vocabulary's is v · m with m = mean of their columns of W_U less the mean of all, and the cosine of a random direction of n dimensions with
+m has a known distribution: (1 + cos) / 2 is Beta((n - 1) / 2, (n - 1) / 2).
 """
 
 from collections import Counter
@@ -18,6 +27,7 @@ import torch
 from torch import Tensor
 
 from interp.core.errors import BadInput
+from interp.core.seed import generator
 from interp.data.concepts import Concept, Concepts, concept_tokens
 
 from .coherence import Embeddings
@@ -27,7 +37,8 @@ if TYPE_CHECKING:
 
 LIFT = 2.0
 """How much commoner a token must be in the article than elsewhere."""
-BLOCK = 64
+TRIES = 4
+"""Draws for each word before any other token will do."""
 
 
 @dataclass
@@ -115,6 +126,15 @@ def auc(logits: Tensor, ids: Tensor) -> Tensor:
     return below.double().mean(dim=1) / 2 / rest.shape[1]
 
 
+def nearness(rows: Tensor, direction: Tensor, n: int) -> np.ndarray:
+    """p of a random direction of n dimensions that has as large a cosine with `direction` [d] as rows [row, d] have; NaN for zeros."""
+    from scipy.stats import beta
+
+    wide, toward = rows.double(), direction.double()
+    cosine = (wide @ toward) / (wide.norm(dim=1) * toward.norm())
+    return np.asarray(beta.sf(((1 + cosine.clamp(-1, 1)) / 2).cpu().numpy(), (n - 1) / 2, (n - 1) / 2))
+
+
 def enrichment(hits: int, drawn: int, members: int, vocabulary: int) -> float:
     """p of at least so many hits among `drawn` tokens of a vocabulary with so many members."""
     from scipy.stats import hypergeom
@@ -134,16 +154,21 @@ def _members(ids: Tensor, rows: int) -> Tensor:
 
 
 def _distinct(embeddings: Embeddings, ids: Tensor, seed: int, name: str, draw: int) -> Tensor:
-    """As many different tokens as `ids`, none of them among `ids`, each with an embedding about as long as one of theirs."""
-    taken, found = set(ids.tolist()), list[int]()
-    for attempt in range(100):
-        for token in embeddings.matched(ids[None], seed, name, str(draw), str(attempt))[0].tolist():
-            if token not in taken and len(found) < len(ids):
-                taken.add(token)
-                found.append(token)
-        if len(found) == len(ids):
-            break
-    return torch.tensor(found)
+    """As many different tokens as `ids`, none of them among `ids`, each with an embedding about as long as one of theirs.
+
+    Where no more of such a length are left, any others.
+    """
+    rows, wanted = len(embeddings.size), len(ids)
+    taken = torch.zeros(rows, dtype=torch.bool)
+    taken[ids] = True
+    found = list[int]()
+    tries = embeddings.matched(ids.expand(TRIES, -1), seed, name, str(draw)).flatten().tolist()
+    others = torch.randperm(rows, generator=generator(seed, "shuffled words", name, draw)).tolist()
+    for token in (*tries, *others):
+        if len(found) < wanted and not taken[token]:
+            taken[token] = True
+            found.append(token)
+    return torch.tensor(found, dtype=torch.int64)
 
 
 def _counted(tokenizer: "Tokenizer", texts: Sequence[str], rows: int) -> "Counter[int]":

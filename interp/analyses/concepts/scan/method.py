@@ -18,7 +18,7 @@ from interp.data.concepts import Concepts
 from interp.data.sources import read_texts
 
 from .coherence import Embeddings, Kinds, Together, kinds_of
-from .held import Held, auc, enrichment, held
+from .held import Held, auc, enrichment, held, nearness
 from .result import RANKS, ConceptScanResult, Rank
 from .sources import Source
 
@@ -161,7 +161,7 @@ class _Scan:
         rows = self._again(strong)
         data = {name: ("vector", values) for name, values in columns.items()}
         data |= {f"null_{name}": ("draw", values) for name, values in null.items()}
-        data |= self._tokens(rows)
+        data |= self._tokens(self._through(rows))
         coords: dict[str, Any] = {
             "vector": names,
             "strong": [names[place] for place in strong],
@@ -255,13 +255,23 @@ class _Scan:
         return list(dict.fromkeys([*first, *(places[name] for name in self.how.vectors), *of_concepts]))
 
     def _again(self, strong: Sequence[int]) -> Tensor:
-        """The rows [strong, d_model] at these places, as the unembedding sees them."""
+        """The rows [strong, d_model] at these places."""
         wanted, found, first = set(strong), dict[int, Tensor](), 0
         for part in self.how._source(self.lm).parts():
             inside = range(first, first + len(part.names))
             found |= {place: part.rows[place - first].to(self.table.device) for place in wanted.intersection(inside)}
             first += len(part.names)
-        return self._through(torch.stack([found[place] for place in strong]))
+        return torch.stack([found[place] for place in strong])
+
+    def _toward(self, raw: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Rows, the direction along which the mean logit of tokens exceeds that of all, and the dimensions that random rows have."""
+        toward = self.table[:, ids].double().mean(dim=1) - self.moments.middle.to(torch.float64)
+        raw, n = raw.double(), self.lm.spec.d_model
+        if self.how.folded:
+            toward = toward * self.lm.weights.norm("final")[0].detach().double()
+            if self.lm.spec.norm == "layer":
+                raw, toward, n = raw - raw.mean(dim=1, keepdim=True), toward - toward.mean(), n - 1
+        return raw, toward, n
 
     def _tokens(self, rows: Tensor) -> dict[str, Any]:
         top = topk(rows, self.table, self.k)
@@ -275,10 +285,11 @@ class _Scan:
             "logit": (dims, top.values.cpu().float().numpy()),
         }
 
-    def _concepts(self, strong: list[int], rows: Tensor, vectors: int) -> dict[str, Any]:
+    def _concepts(self, strong: list[int], raw: Tensor, vectors: int) -> dict[str, Any]:
         """The vectors of each concept [concept, place], with what chance would give."""
+        rows = self._through(raw)
         shape = len(self.held), max(len(one.best) for one in self.held)
-        kinds = ("precision", "p", "p_shuffled", "margin", "auc", "article", "article_p")
+        kinds = ("precision", "p", "p_words", "p_shuffled", "margin", "auc", "article", "article_p", "article_words")
         found = {name: np.full(shape, np.nan) for name in kinds}
         where, many = np.full(shape, -1), vectors * len(self.held)
         chance = np.full((shape[0], SETS), np.nan)
@@ -290,14 +301,18 @@ class _Scan:
                 where[number, place] = at
                 found["precision"][number, place], found["margin"][number, place] = precision, margin
                 if w:
-                    p = enrichment(round(precision * w), w, w, self.rows)
-                    found["p"][number, place] = min(1.0, p * many)
+                    row = strong.index(at)
+                    near = nearness(*self._toward(raw[row][None], one.ids))[0]
+                    found["p"][number, place] = min(1.0, near * many)
+                    found["p_words"][number, place] = min(1.0, enrichment(round(precision * w), w, w, self.rows) * many)
                     found["p_shuffled"][number, place] = _p(np.array([precision]), chance[number])[0]
-                    logits = (rows[strong.index(at)][None] @ self.table.to(rows.dtype)).cpu()
+                    logits = (rows[row][None] @ self.table.to(rows.dtype)).cpu()
                     found["auc"][number, place] = float(auc(logits, one.ids))
                 if a:
                     found["article"][number, place] = share
-                    found["article_p"][number, place] = min(1.0, enrichment(hits, self.k, a, self.rows) * many)
+                    near = nearness(*self._toward(raw[strong.index(at)][None], one.article))[0]
+                    found["article_p"][number, place] = min(1.0, near * many)
+                    found["article_words"][number, place] = min(1.0, enrichment(hits, self.k, a, self.rows) * many)
         dims = ("concept", "place")
         return {name: (dims, values) for name, values in found.items()} | {
             "held": (dims, where), "null_precision": (("concept", "set"), chance),

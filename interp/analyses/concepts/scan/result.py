@@ -36,9 +36,8 @@ class ConceptScanResult(Result):
         token, token_id, logit [strong, rank]     of the vectors in `strong`, most first
     and where concepts were given:
         held          [concept, place]  place of the vector along `vector`, -1 for none; the best first
-        precision, p, margin, auc, article, article_p [concept, place]    see the module `held`; p times all vectors and concepts, at most 1
-        p_shuffled    [concept, place]  how often the best vector of as many shuffled tokens reaches this precision; null_precision
-                                        [concept, set]: those precisions. tokens, article_tokens [concept]: how many there are
+        precision, p, p_words, p_shuffled, margin, auc, article, article_p, article_words [concept, place]     see the module `held`
+        null_precision [concept, set]   the best precision of any vector for shuffled tokens; tokens, article_tokens [concept]: how many
     coords: vector (`2.474`, `2.e3.17`, `8.10.1+`, `17`), layer, index, expert, head, sign along it; strong, rank, concept, place, draw.
     attrs: source, k, folded, coherence_by, rank_by, most, vocabulary (tokens looked at), out_of_reach (rows that no text reaches),
     left_out, fallback, marked, post_norm, split (words, by concept).
@@ -103,11 +102,22 @@ class ConceptScanResult(Result):
         return [str(name) for name in self.data["vector"].values[self.q() <= alpha]]
 
     def holding(self, alpha: float = ALPHA) -> dict[str, list[str]]:
-        """By concept, the vectors with more of its words first than chance has, and than any vector has of shuffled words."""
+        """By concept, the vectors that hold it, the best first.
+
+        They are nearer to its words than random directions, with more of them first than random tokens, and than any vector has of
+        shuffled ones. Of a concept without words: the same of the tokens of its article.
+        """
         if "concept" not in self.data.coords:
             return {}
+
+        def held(row: dict[str, Any]) -> bool:
+            by_words = max(row["p"], row["p_words"], row["p_shuffled"])
+            return bool(
+                (max(row["article_p"], row["article_words"]) if np.isnan(row["precision"]) else by_words) <= alpha
+            )
+
         return {
-            str(name): [str(row["vector"]) for row in self._of(str(name)) if max(row["p"], row["p_shuffled"]) <= alpha]
+            str(name): [str(row["vector"]) for row in self._of(str(name)) if held(row)]
             for name in self.data["concept"].values
         }
 
@@ -199,7 +209,7 @@ class ConceptScanResult(Result):
             raise BadInput(f"this scan was given no concepts, so none is called {concept!r}. Scan with data=concepts.")
         one_of("concept", concept, self.data["concept"].values.tolist())
         here = self.data.sel(concept=concept)
-        names = ("precision", "p", "p_shuffled", "margin", "auc", "article", "article_p")
+        names = ("precision", "p", "p_words", "p_shuffled", "margin", "auc", "article", "article_p", "article_words")
         return [
             {"concept": concept, "vector": str(self.data["vector"].values[int(here["held"][place])])}
             | {name: float(here[name][place]) for name in names}
