@@ -101,7 +101,8 @@ def _classes(figure: go.Figure, result: "ConceptDirectionsResult", site: str, me
         counts = np.histogram(score[rows], edges)[0]
         figure.add_trace(
             go.Bar(
-                x=centres, y=counts, width=width, name=f"label {name}", marker={"color": translucent(colour, 0.55), "line": {"color": colour, "width": 0.6}},
+                x=centres, y=counts, width=width, name=f"label {name}",
+                marker={"color": translucent(colour, 0.55), "line": {"color": colour, "width": 0.6}},
                 hovertemplate="%{x:.2f}: %{y} texts<extra>" + name + "</extra>",
             ), 1, 2,
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """Concept erasure: what fresh probes still find, before and after, site by site, a panel a probe.
 
-Black is before; a line an eraser, with its 95 % interval; grey, the band of shuffled labels, in which an AUC means nothing. Below the names of
-the erasers in the legend stands what they cost: KL in nats a token on the texts, beside that of random subspaces of the same rank.
+Black is before; a line an eraser, with its 95 % interval; grey, the band of shuffled labels, in which an AUC means nothing. After the names
+of the erasers stands what they cost: KL in nats a token on the texts, beside that of random subspaces of the same rank.
 """
 
 from collections.abc import Sequence

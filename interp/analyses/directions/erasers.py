@@ -12,9 +12,9 @@ linear probe does better there than one that never looks. Of all affine maps wit
 norm. It is oblique: what is correlated with the concept is left where a linear probe cannot use it. Projecting the difference
 of means out makes the means equal too, and moves the rows more; projecting a probe's vector out does not make them equal.
 
-Sources: Ravfogel et al. 2020 (INLP, arXiv 2004.07667); Belrose et al. 2023 (LEACE, arXiv 2306.03819). The covariance S of few texts is a poor
-one, and near as many texts as features its inverse blows up what is noise; it is shrunk to its diagonal by Ledoit and Wolf's estimate,
-which costs optimality only: the means of the fit rows are equal for any S.
+Sources: Ravfogel et al. 2020 (INLP, arXiv 2004.07667); Belrose et al. 2023 (LEACE, arXiv 2306.03819). The covariance S of few texts is a
+poor one, and near as many texts as features its inverse blows noise up; it is shrunk to its diagonal by Ledoit and Wolf's estimate, which
+costs optimality only: the means of the fit rows are equal for any S.
 """
 
 from collections.abc import Sequence

@@ -14,9 +14,9 @@ and beside it what the same number is where there is nothing to find, or no mode
 
 Selectivity is accuracy minus that of shuffled labels. p-values are corrected over the sites (Holm).
 
-Source. Probes: Alain & Bengio 2016 (arXiv 1610.01644). Controls: Hewitt & Liang 2019 (arXiv 1909.03368); differences of means: Marks &
-Tegmark 2023 (arXiv 2310.06824); components of differences within pairs: Zou et al. 2023 (arXiv 2310.01405). Deviation: penalties are chosen by
-cross-validation inside each fold, and AUC compares rows of one fold only, since folds have directions of their own.
+Source. Probes: Alain & Bengio 2016 (arXiv 1610.01644). Controls: Hewitt & Liang 2019 (arXiv 1909.03368). Differences of means: Marks &
+Tegmark 2023 (arXiv 2310.06824). Components of differences within pairs: Zou et al. 2023 (arXiv 2310.01405). Deviation: penalties are
+chosen by cross-validation inside each fold, and AUC compares rows of one fold only, since folds have directions of their own.
 
 How. Pairs and equal texts are never torn apart by a fold (`folds`). With more features than rows a penalised probe is legal, and fits its
 own rows whatever the labels: `fitted_auc` and `fitted_null` show it, and only held-out numbers count. Unpenalised ones are refused.
