@@ -7,6 +7,7 @@ from . import (
     channels,
     circuits,
     concept_firing,
+    concept_validation,
     concepts,
     directions,
     editing,
@@ -352,6 +353,12 @@ CASES: tuple[Case, ...] = (
         "Do planted concept neurons fire on their triggers alone, and tell their texts from others?",
         "20 on a trigger, exactly 0 elsewhere, AUC 1; none with random weights",
         concept_firing.planted_neurons,
+    ),
+    Case(
+        "concept damage",
+        "Does removing a planted vector take its words from its own prompts, leave all others, and leave the model as it was?",
+        "falls above 0.1, exactly 0 elsewhere, the same fingerprint; none with random weights",
+        concept_validation.planted_damage,
     ),
     Case(
         "unlearning traces",
