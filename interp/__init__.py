@@ -77,6 +77,10 @@ _PUBLIC = {
     "ConceptErasureResult": "interp.analyses.directions:ConceptErasureResult",
     "ConceptSteering": "interp.analyses.directions.steering:ConceptSteering",
     "ConceptSteeringResult": "interp.analyses.directions.steering:ConceptSteeringResult",
+    "UnlearningStudy": "interp.analyses.unlearning.study:UnlearningStudy",
+    "UnlearningStudyResult": "interp.analyses.unlearning.study:UnlearningStudyResult",
+    "InterventionOrder": "interp.analyses.unlearning.order:InterventionOrder",
+    "InterventionOrderResult": "interp.analyses.unlearning.order_result:InterventionOrderResult",
     # results and figures
     "open": "interp.core.artifact:open_result",
     "figures": "interp.figures",
@@ -137,6 +141,10 @@ if TYPE_CHECKING:
     from interp.analyses.scenarios import ScenarioLabels as ScenarioLabels
     from interp.analyses.shares import WriteShares as WriteShares
     from interp.analyses.tracing import CausalTrace as CausalTrace
+    from interp.analyses.unlearning.order import InterventionOrder as InterventionOrder
+    from interp.analyses.unlearning.order_result import InterventionOrderResult as InterventionOrderResult
+    from interp.analyses.unlearning.study import UnlearningStudy as UnlearningStudy
+    from interp.analyses.unlearning.study import UnlearningStudyResult as UnlearningStudyResult
     from interp.analyses.weight_stats import WeightStats as WeightStats
     from interp.cache import Store as Store
     from interp.core import edit as edit

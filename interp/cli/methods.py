@@ -174,6 +174,12 @@ METHODS = (
         "Concept firing: where is a value vector's coefficient large, and does it tell a concept's texts from others on held-out texts?",
     ),
     Method(
+        "concept-validate",
+        "interp.analyses.concepts.validation:ConceptValidation",
+        "Concept validation: damage a concept's value vectors, and see what answers are lost.",
+        "Concept validation: do answers need these value vectors? Related prompts beside unrelated ones, and beside matched vectors.",
+    ),
+    Method(
         "unlearn-eval",
         "interp.analyses.concepts.traces:UnlearningEvaluation",
         "Unlearning, evaluated: what is left of concepts in the parameters, beside the answers.",
@@ -199,5 +205,19 @@ METHODS = (
         "interp.analyses.directions.steering:ConceptSteering",
         "Steering: add a concept's direction, and see what the model says and what else changes.",
         "Steering: does adding a direction that was fitted on labelled texts bring the concept about, and at what cost to all else?",
+    ),
+    Method(
+        "unlearn",
+        "interp.analyses.unlearning.study:UnlearningStudy",
+        "Unlearning methods side by side: traces, answers, what relearning and other ways of asking bring back.",
+        "Unlearning: what do methods leave of a concept inside, in the answers, after relearning, under jailbreaks; and did it collapse?",
+        knows="first",
+        clean=True,
+    ),
+    Method(
+        "unlearn-order",
+        "interp.analyses.unlearning.order:InterventionOrder",
+        "Two interventions in both orders: does it matter which comes first?",
+        "Order of interventions: two unlearning methods or edits, each made on what the other left; sensitivity and order-free error.",
     ),
 )

@@ -7,6 +7,7 @@ from . import (
     channels,
     circuits,
     concept_firing,
+    concept_steering,
     concept_validation,
     concepts,
     directions,
@@ -401,5 +402,11 @@ CASES: tuple[Case, ...] = (
         "Is what only a non-linear probe can see left to it, and to it alone?",
         "linear AUC within 0.1 of 0.5, kernel above 0.95 before and after",
         directions.hidden_from_lines,
+    ),
+    Case(
+        "steering",
+        "Does a planted direction, added, bring its words, and does one fitted in random weights?",
+        "27.1 logits within 2 %, ahead of all 27 controls; not with random weights",
+        concept_steering.planted_direction,
     ),
 )

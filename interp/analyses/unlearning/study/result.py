@@ -52,9 +52,17 @@ class UnlearningStudyResult(Result):
     def measure(self, name: str, level: float = 0.95) -> xr.Dataset:
         """Mean, ci_lo, ci_hi [unlearner] of one measure; intervals over concepts and seeds (NaN where there is one of each)."""
         one_of("measure", name, [str(one) for one in self.data["measure"].values])
-        values = self.data["score"].sel(measure=name, drop=True).stack(example=("concept", "seed"))
+        return self._scores([name], level).sel(measure=name, drop=True)
+
+    def _scores(self, names: Sequence[str], level: float) -> xr.Dataset:
+        """Mean, ci_lo, ci_hi [unlearner, measure]."""
+        values = self.data["score"].sel(measure=list(names))
+        if values.sizes["concept"] * values.sizes["seed"] == 1:
+            mean = values.isel(concept=0, seed=0, drop=True)
+            return xr.Dataset({"mean": mean, "ci_lo": mean * np.nan, "ci_hi": mean * np.nan})
         clusters = [str(concept) for concept in self.data["concept"].values for _ in self.data["seed"].values]
-        return _interval(values, level, clusters if self.data.sizes["concept"] > 1 else None)
+        flat = values.stack(example=("concept", "seed"))
+        return _interval(flat, level, clusters if self.data.sizes["concept"] > 1 else None)
 
     def answers(self, name: str = "top", way: str = "plain", level: float = 0.95) -> xr.Dataset:
         """Mean, ci_lo, ci_hi [unlearner] of `top`, `prob`, `unrelated_top`, ... in one way of asking; intervals over questions."""
@@ -73,8 +81,8 @@ class UnlearningStudyResult(Result):
     def recovered(self, group: str = "untold", level: float = 0.95, *, name: str = "relearn_top") -> xr.Dataset:
         """(relearned - unlearned) / (untouched - unlearned) of means over questions: mean, ci_lo, ci_hi [unlearner, step].
 
-        The untouched model is the one before any relearning. NaN where the fall is below `TOLERANCE`, as of the controls. Intervals draw
-        questions, the same for all three terms.
+        The untouched model is the one before any relearning. NaN where the fall, or the lower end of its interval, is below `TOLERANCE`:
+        where little was lost nothing can be said of a return. Intervals draw questions, the same for all three terms.
         """
         values = self._group(self._relearned(name), group)
         flat = values.stack(example=self._examples(values)).transpose("example", "unlearner", "step")
@@ -94,14 +102,18 @@ class UnlearningStudyResult(Result):
             len(names), np.full(len(names), 1 / len(names)), size=DRAWS
         )
         drawn = (
-            np.stack([_share(flat, before, weight[member]) for weight in counts.astype(float)])
+            np.stack([_parts(flat, before, weight[member]) for weight in counts.astype(float)])
             if len(names) > 1
             else None
         )
         mean = _share(flat, before, np.ones(len(flat)))
         low = high = np.full(mean.shape, np.nan)
         if drawn is not None:
-            ends = np.nanquantile(np.where(np.isfinite(mean), drawn, 0.0), [(1 - level) / 2, (1 + level) / 2], axis=0)
+            enough = np.quantile(drawn[:, 0], (1 - level) / 2, axis=0)[:, 0] >= TOLERANCE
+            mean = np.where(enough[:, None], mean, np.nan)
+            ends = np.nanquantile(
+                np.where(np.isfinite(mean), drawn[:, 1], 0.0), [(1 - level) / 2, (1 + level) / 2], axis=0
+            )
             low, high = (np.where(np.isfinite(mean), end, np.nan) for end in ends)
         coords = {"unlearner": self.data["unlearner"], "step": self.data["step"]}
         columns = {"mean": mean, "ci_lo": low, "ci_hi": high}
@@ -128,14 +140,15 @@ class UnlearningStudyResult(Result):
         """
         import pandas as pd
 
-        columns: dict[str, xr.Dataset] = {name: self.measure(name, level) for name in INTRINSIC}
+        scores = self._scores([*INTRINSIC, *BEHAVIOUR, "perplexity_ratio"], level)
+        columns: dict[str, xr.Dataset] = {name: scores.sel(measure=name) for name in INTRINSIC}
         columns |= {
             "accuracy": self.answers("top", level=level),
             "unrelated": self.answers("unrelated_top", level=level),
         }
-        columns |= {name: self.measure(name, level) for name in BEHAVIOUR}
+        columns |= {name: scores.sel(measure=name) for name in BEHAVIOUR}
         if "relearn_top" in self.data:
-            group = self._untold()
+            group = self.group()
             columns["relearned"] = self.relearning(group, level).isel(step=-1)
             columns["recovered"] = self.recovered(group, level).isel(step=-1)
         if self.data.sizes["jailbreak"] > 1:
@@ -144,7 +157,7 @@ class UnlearningStudyResult(Result):
         if "former_top" in self.data:
             for kind in ("given", "lead", "chance"):
                 columns[f"former_{kind}"] = self.restored(level).sel(kind=kind)
-        columns["perplexity_ratio"] = self.measure("perplexity_ratio", level)
+        columns["perplexity_ratio"] = scores.sel(measure="perplexity_ratio")
         frame: dict[str, object] = {"method": self.methods}
         for name, found in columns.items():
             frame[name] = found["mean"].values
@@ -202,8 +215,8 @@ class UnlearningStudyResult(Result):
         known = [name for name in names if np.isfinite(row[f"{name}_lo"])]
         return ", ".join(f"{name} {row[name]:.2f} [{row[name + '_lo']:.2f}, {row[name + '_hi']:.2f}]" for name in known)
 
-    def _untold(self) -> str:
-        """`untold`, where any question is."""
+    def group(self) -> str:
+        """The questions that recovery is of: `untold` where there are any, else `all`."""
         told = self.data["told"].values
         return "untold" if (told == 0).any() else "all"
 
@@ -238,12 +251,18 @@ def _interval(values: xr.DataArray, level: float, clusters: Sequence[Any] | None
     return xr.Dataset({"mean": mean, "ci_lo": low, "ci_hi": high})
 
 
-def _share(flat: np.ndarray, before: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The recovered share of each method at each step, questions [example] weighted, [unlearner, step]."""
+def _parts(flat: np.ndarray, before: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The fall of each method and the share of it that is recovered at each step, questions [example] weighted, [2, method, step]."""
     known = np.isfinite(flat)
     total = np.einsum("e,ems->ms", weight, np.where(known, flat, 0.0))
     count = np.einsum("e,ems->ms", weight, known.astype(float))
     with np.errstate(divide="ignore", invalid="ignore"):
         now = total / count
-        fall = (weight @ before) / weight.sum() - now[:, :1]
-        return np.where(fall >= TOLERANCE, (now - now[:, :1]) / fall, np.nan)
+        fall = np.broadcast_to((weight @ before) / weight.sum() - now[:, :1], now.shape)
+        return np.stack([fall, (now - now[:, :1]) / np.where(fall == 0, np.nan, fall)])
+
+
+def _share(flat: np.ndarray, before: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The share alone; NaN where the fall is below `TOLERANCE`."""
+    fall, share = _parts(flat, before, weight)
+    return np.where(fall >= TOLERANCE, share, np.nan)
