@@ -68,6 +68,8 @@ _PUBLIC = {
     "ConceptScan": "interp.analyses.concepts.scan:ConceptScan",
     "ConceptScanResult": "interp.analyses.concepts.scan:ConceptScanResult",
     "ConceptFiring": "interp.analyses.concepts.firing:ConceptFiring",
+    "ConceptValidation": "interp.analyses.concepts.validation:ConceptValidation",
+    "ConceptValidationResult": "interp.analyses.concepts.validation:ConceptValidationResult",
     "FiringResult": "interp.analyses.concepts.firing:FiringResult",
     "UnlearningEvaluation": "interp.analyses.concepts.traces:UnlearningEvaluation",
     "UnlearningResult": "interp.analyses.concepts.traces:UnlearningResult",
@@ -121,6 +123,8 @@ if TYPE_CHECKING:
     from interp.analyses.concepts.scan import ConceptScanResult as ConceptScanResult
     from interp.analyses.concepts.traces import UnlearningEvaluation as UnlearningEvaluation
     from interp.analyses.concepts.traces import UnlearningResult as UnlearningResult
+    from interp.analyses.concepts.validation import ConceptValidation as ConceptValidation
+    from interp.analyses.concepts.validation import ConceptValidationResult as ConceptValidationResult
     from interp.analyses.crossmodel import CrossModelPatching as CrossModelPatching
     from interp.analyses.das import DAS as DAS
     from interp.analyses.direct import DirectLogit as DirectLogit

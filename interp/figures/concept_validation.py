@@ -108,7 +108,7 @@ def _null(figure: go.Figure, curve: Any, along: str, column: int) -> None:
     figure.add_trace(
         go.Scatter(
             x=x + x[::-1], y=np.concatenate([high[known], low[known][::-1]]).astype(np.float32), fill="toself", mode="lines",
-            line={"width": 2 if len(x) == 1 else 1, "color": translucent("#6b7280", 0.5)}, fillcolor=translucent("#6b7280", 0.22),
+            line={"width": 2 if len(x) == 1 else 0, "color": translucent("#6b7280", 0.5)}, fillcolor=translucent("#6b7280", 0.22),
             hoverinfo="skip", name="matched vectors, related", legendgroup="null", showlegend=column == 1,
         ),
         row=1, col=column,
@@ -137,8 +137,8 @@ def _summary(result: Any, metric: str, size: int | None, dose: float | None, the
         )  # fmt: skip
         for place, before in zip(x, at["before"].values, strict=True):
             figure.add_shape(
-                type="line", x0=place - 0.09, x1=place + 0.09, y0=before, y1=before, layer="below",
-                line={"color": style["color"], "width": 1.2},
+                type="line", x0=place - 0.09, x1=place + 0.09, y0=before, y1=before,
+                line={"color": style["color"], "width": 1.5},
             )  # fmt: skip
     figure.update_xaxes(
         tickvals=list(range(count)), ticktext=[plain(name) for name in result.concepts], range=[-0.5, count - 0.5], showgrid=False
@@ -182,10 +182,9 @@ def _how(result: Any, along: str, curves: list[Any], size: int | None) -> str:
     if along == "dose":
         sizes = sorted({int(curve.attrs["size"]) for curve in curves})
         held = f"{sizes[0]}{'' if len(sizes) == 1 else f' to {sizes[-1]}'} vectors a concept"
-        held += "; a factor of 1 changes nothing" if result.data.attrs["how"] in ("scale", "zero") else ""
     else:
         held = _damage(result, curves[0].attrs["dose"]).lower()
     most = max(int(curve["n_null"].max()) for curve in curves)
     least = min(int(curve["n_null"].min()) for curve in curves)
-    null = f"; grey: all of {least}{f' to {most}' if most != least else ''} matched sets" if most else ""
+    null = f"; grey: {f'{least} to {most}' if most != least else most} matched sets" if most else ""
     return f"{held}; bands: 95 % over prompts{null}"

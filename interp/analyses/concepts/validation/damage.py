@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from interp.core.edit import Edit, scale
+from interp.core.edit import Edit
 from interp.core.lm import LM
 from interp.core.seed import generator
 from interp.core.shapes import Float
@@ -40,7 +40,7 @@ def scaling(lm: LM, vectors: Sequence[Vector], factor: float) -> list[Edit]:
     factors: dict[int, Tensor] = {}
     for vector in vectors:
         factors.setdefault(vector.layer, torch.ones(lm.spec.d_mlp))[vector.index] = factor
-    return [scale(Site("mlp_post", layer), factors[layer]) for layer in sorted(factors)]
+    return [Edit(Site("mlp_post", layer), "scale", factors[layer]) for layer in sorted(factors)]
 
 
 def noise_of(lm: LM, n: int, *, seed: int, name: str, sample: int = 0) -> Float[Tensor, "vector d_model"]:

@@ -55,14 +55,14 @@ class ConceptValidationResult(Result):
     @property
     def metrics(self) -> list[str]:
         """Measures that were taken (without generated answers, there is no overlap)."""
-        known = np.isfinite(self.data["score"]).any(["prompt", "size", "dose"])
+        known = self.data["score"].notnull().any(["prompt", "size", "dose"])
         return [str(name) for name, there in zip(self.data["metric"].values, known.values, strict=True) if there]
 
     def sizes(self, concept: str) -> list[int]:
         """How many vectors of a concept were damaged together."""
         one_of("concept", concept, self.concepts)
         rows = self.data["score"].isel(prompt=self._rows(concept))
-        known = np.isfinite(rows).any(["prompt", "dose", "metric"]).values
+        known = rows.notnull().any(["prompt", "dose", "metric"]).values
         return [int(size) for size, there in zip(self.data["size"].values, known, strict=True) if there]
 
     def effects(self, metric: str = "prob") -> xr.DataArray:
@@ -99,9 +99,9 @@ class ConceptValidationResult(Result):
         import pandas as pd
 
         rows = [self._row(name, metric, size, dose, level, seed) for name in self.concepts]
-        found = pd.DataFrame(rows)
-        found.insert(found.columns.get_loc("p") + 1, "p_holm", holm(found["p"].values))  # type: ignore[arg-type]
-        return found
+        for row, adjusted in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
+            row["p_holm"] = float(adjusted)
+        return pd.DataFrame(rows)
 
     def response(
         self,
@@ -118,38 +118,24 @@ class ConceptValidationResult(Result):
         """
         one_of("along", along, ("dose", "size"))
         one_of("concept", concept, self.concepts)
-        effects = self.effects(metric)
-        null = self.null_effects(metric).sel(concept=concept, drop=True) if self.data.sizes["draw"] else None
-        if along == "dose":
-            at: dict[str, Any] = {"size": self._size(concept, size)}
-        else:
-            at = {"dose": self._dose(dose)}
-        kinds, ticks = ["related", "unrelated"], self.data[along].values
-        if along == "size":
-            ticks = np.array(self.sizes(concept))
+        ticks = self.data["dose"].values if along == "dose" else np.array(self.sizes(concept))
+        at: dict[str, Any] = {"size": self._size(concept, size)} if along == "dose" else {"dose": self._dose(dose)}
+        effects = self.effects(metric).sel(at, drop=True).sel({along: ticks})
+        null = self.null_effects(metric).sel({**at, "concept": concept}, drop=True).sel({along: ticks})
+        kinds = ["related", "unrelated"]
         columns = {name: np.full((2, len(ticks)), np.nan) for name in ("mean", "ci_lo", "ci_hi", "null_lo", "null_hi")}
-        number = np.zeros(len(ticks), dtype=int)
-        count = []
         for row, kind in enumerate(kinds):
-            keep = self._rows(concept, kind)
-            part = effects.isel(prompt=keep).sel(at, drop=True).sel({along: ticks})
+            part = effects.isel(prompt=self._rows(concept, kind)).transpose("prompt", along)
             texts = [str(text) for text in part["text"].values]
             found = bootstrap_ci(part.values, level=level, name="concept response", clusters=texts)
             columns["mean"][row], columns["ci_lo"][row], columns["ci_hi"][row] = found
-            count.append(len(keep))
-            if null is not None:
-                drawn = null.sel(at, drop=True).sel({"kind": kind, along: ticks}, drop=True).transpose("draw", along).values  # fmt: skip
-                there = np.isfinite(drawn)
-                number = there.sum(axis=0)
-                columns["null_lo"][row] = np.where(
-                    there.any(axis=0), np.where(there, drawn, np.inf).min(axis=0), np.nan
-                )
-                columns["null_hi"][row] = np.where(there.any(axis=0), np.where(there, drawn, -np.inf).max(axis=0), np.nan)  # fmt: skip
+            drawn = null.sel(kind=kind, drop=True).transpose("draw", along)
+            columns["null_lo"][row], columns["null_hi"][row] = drawn.min("draw"), drawn.max("draw")
         laid: dict[str, Any] = {name: (("kind", along), values) for name, values in columns.items()}
+        laid["n"] = ("kind", [len(self._rows(concept, kind)) for kind in kinds])
+        laid["n_null"] = (along, null.sel(kind="related", drop=True).notnull().sum("draw").values)
         attrs = {"concept": concept, "metric": metric} | {key: float(value) for key, value in at.items()}
-        return xr.Dataset(
-            {**laid, "n": ("kind", count), "n_null": (along, number)}, {"kind": kinds, along: ticks}, attrs
-        )
+        return xr.Dataset(laid, {"kind": kinds, along: ticks}, attrs)
 
     def levels(
         self, metric: str = "bleu", *, size: int | None = None, dose: float | None = None, level: float = 0.95
@@ -280,7 +266,7 @@ class ConceptValidationResult(Result):
         row = {
             "concept": name, "vectors": at["size"], "related": means[0], "unrelated": means[1], "gap": gap, "ci_lo": limits[0],
             "ci_hi": limits[1], "null_gap": float(null.mean()) if len(null) else float("nan"),
-            "p": (1 + beyond) / (1 + len(null)) if len(null) else float("nan"), "n_null": len(null),
+            "p": (1 + beyond) / (1 + len(null)) if len(null) else float("nan"), "p_holm": float("nan"), "n_null": len(null),
         }  # fmt: skip
         overlap = float("nan")
         if "bleu" in self.metrics:
