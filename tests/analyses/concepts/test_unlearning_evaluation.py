@@ -82,6 +82,17 @@ def test_a_result_survives_saving(forgotten, tmp_path):
     assert words.sizes == {"state": 3, "named": 1, "rank": 5}
 
 
+def test_neutral_text_is_what_the_tokenizer_has_words_for(atlas):
+    from interp.analyses.concepts.traces.settings import neutral_material
+
+    own = reference.concept_set("atlas")[0].texts
+    assert neutral_material(atlas, own, 5)[1] == "prose of the reference world"
+    assert neutral_material(atlas, (), 5)[1] == "neutral English"
+    planted = reference.as_lm(reference.concepts())
+    texts, what = neutral_material(planted, ("we saw the fox", "we saw the wolf"), 5)
+    assert what == "texts of the other concepts" and texts == ("we saw the fox", "we saw the wolf")
+
+
 def test_a_model_and_itself_differ_in_nothing(real_models):
     lm = interp.load(str(real_models / "stories260K-llama"))
     play = Concept(

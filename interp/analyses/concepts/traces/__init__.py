@@ -41,7 +41,8 @@ When it misleads
 - Overlap with the original's answers falls for any change of wording. Where there are gold answers, look at accuracy.
 - The clean model of PrivLeak must have been trained on everything else. Where held-out texts are of another kind than the concept's, the
   AUC tells the kinds apart, not membership; its change can still be read.
-- Without other text, the perplexity is on texts of the other concepts: no alarm if these were to be forgotten too.
+- Where a tokenizer knows neither English nor the reference world, perplexity is on texts of the other concepts: no alarm if these were
+  to be forgotten too. `neutral_texts` gives better ones.
 - With one vector a concept, a trace has no interval; the null's spread stands in.
 
     before, after = interp.load("atlas-tuned"), interp.load("atlas")          # as if the festival had been unlearned

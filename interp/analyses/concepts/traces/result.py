@@ -11,9 +11,9 @@ from interp.core.stats import bootstrap_ci
 
 GROUPS = ("related", "completion", "unrelated")
 COLUMNS = (
-    ("jaccard", "Jaccard"), ("jaccard_null", "(null)"), ("cosine", "cosine"), ("activation_ratio", "active"),
-    ("qa_rouge", "answers"), ("unrelated_rouge", "others'"), ("accuracy", "accuracy"), ("verbmem", "VerbMem"),
-    ("perplexity_ratio", "perplexity x"),
+    ("jaccard", "Jaccard"), ("jaccard_null", "(null)"), ("p", "p"), ("cosine", "cosine"), ("activation_ratio", "active"),
+    ("qa_rouge", "answers"), ("unrelated_rouge", "others'"), ("accuracy_before", "right was"), ("accuracy", "right is"),
+    ("verbmem", "VerbMem"), ("perplexity_ratio", "perplexity x"),
 )  # fmt: skip
 OVERLAPS = ("bleu", "rouge")
 LEVELS = ("prob", "correct", "knowmem")
@@ -159,9 +159,12 @@ class UnlearningResult(Result):
         """A row a concept, and what a reader must know about the texts."""
         width = max(len("concept"), *map(len, self.concepts))
         lines = ["  ".join([f"{'concept':{width}}", *(f"{title:>8}" for _, title in COLUMNS)])]
+        p = self.traces("jaccard")["p"]
         for name in self.concepts:
             row = self.data["value"].sel(concept=name)
-            cells = [float(row.sel(measure=measure)) for measure, _ in COLUMNS]
+            cells = [
+                float(p.sel(concept=name) if measure == "p" else row.sel(measure=measure)) for measure, _ in COLUMNS
+            ]
             lines.append(
                 "  ".join(
                     [f"{name:{width}}"]
@@ -173,8 +176,8 @@ class UnlearningResult(Result):
             )
         attrs = self.data.attrs
         lines.append(
-            "Jaccard, cosine, active: the concept's value vectors; (null): other vectors of the layer. answers, others': ROUGE-L against "
-            f"the answers of {attrs['before']}."
+            "Jaccard, cosine, active: the concept's value vectors; (null): other vectors of the layer; p: how many of them kept no more. "
+            f"answers, others': ROUGE-L against those of {attrs['before']}; right: gold answers given."
         )
         if attrs["unembedding_trained"]:
             lines.append(

@@ -1,5 +1,6 @@
 """How a snapshot is taken, and what it is taken on besides the concept itself."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ from interp.core.errors import BadInput
 from interp.core.lm import LM
 from interp.data.concepts import TEMPLATE, Concept
 from interp.data.neutral import neutral_text
+from interp.data.world import World
 
 PUBLISHED_TOP, PUBLISHED_COMPLETION = 200, "Please complete the following paragraph: {text}"
 SHARE_OF_VOCABULARY = 20
@@ -96,18 +98,29 @@ class Material:
 
 
 def neutral_material(lm: LM, others: Sequence[str], n: int = 20) -> tuple[tuple[str, ...], str]:
-    """Neutral text for this model and what it is: plain English, or some of `others` where its tokenizer has no words for English.
+    """Neutral text for this model and what it is: plain English; else prose of the reference world; else some of `others`.
 
-    A tokenizer lacks them where it cuts English into more than twice as many tokens a character as `others`, as that of a small invented
-    world does.
+    The first of which the tokenizer has the words: a tokenizer lacks them where they do not come back from their tokens, or where it cuts a
+    text into more than twice as many tokens a character as it does `others`.
     """
-    text = neutral_text(n)
-    if not others or _density(lm, text[:4]) <= FOREIGN * _density(lm, others[:: max(1, len(others) // 10)]):
-        return text, "neutral English"
-    step = max(1, len(others) // n)
-    return tuple(others)[::step][:n], "texts of the other concepts"
+    english = neutral_text(n)
+    if not others:
+        return english, "neutral English"
+    most = FOREIGN * _density(lm, others[:: max(1, len(others) // 10)])
+    prose = tuple(World.generate().prose(n, name="neutral text"))
+    for texts, what in ((english, "neutral English"), (prose, "prose of the reference world")):
+        if _density(lm, texts[:4]) <= most and _comes_back(lm, texts[0]):
+            return texts, what
+    return tuple(others)[:: max(1, len(others) // n)][:n], "texts of the other concepts"
 
 
 def _density(lm: LM, texts: Sequence[str]) -> float:
     """Tokens a character."""
     return sum(len(lm.tokenizer.encode(text, bos=False).ids) for text in texts) / sum(map(len, texts))
+
+
+def _comes_back(lm: LM, text: str) -> bool:
+    """Whether nine tenths of the words of a text are in what its tokens decode to."""
+    words = re.findall(r"\w+", text.casefold())
+    again = set(re.findall(r"\w+", lm.tokenizer.decode(lm.tokenizer.encode(text, bos=False).ids).casefold()))
+    return sum(word in again for word in words) >= 0.9 * len(words)
