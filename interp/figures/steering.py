@@ -27,7 +27,7 @@ LABELS = {
     "kl": "KL(steered || clean), nats", "kl_clean": "KL(clean || steered), nats", "kl_rest": "KL among other tokens, nats",
     "nll": "added loss of neutral text, nats",
 }  # fmt: skip
-KINDS = {"random": "random directions", "span": "directions in the span", "shuffled": "exchanged labels"}
+KINDS = {"random": "random directions", "span": "directions in the span", "shuffled": "exchanged labels, refitted"}
 INKS = {"random": "#6b6b6b", "span": CATEGORY[5], "shuffled": CATEGORY[4]}
 
 
@@ -173,7 +173,7 @@ def _layers(result: Any, measure: str, beside: str, theme: Theme, venue: str) ->
         figure, result, theme=theme, title=title, venue=venue, aspect=0.42, height=max(300, 150 + 26 * len(layers)),
         margin=above(theme) | {"r": 90 if theme == "screen" else 52},
     )  # fmt: skip
-    caption(figure, f"framed: chosen, with {LABELS['kl_rest']} at most {result.data.attrs['budget']:g}", theme)
+    caption(figure, f"framed: chosen; at most {result.data.attrs['budget']:g} nats of KL among other tokens", theme)
     return check_budget(figure)
 
 
@@ -203,12 +203,12 @@ def _examples(result: Any, measure: str, beside: str, theme: Theme, venue: str) 
         cells={
             "values": [[plain(row[column]) for row in rows] for column in range(4)], "align": "left", "line": {"color": GRID},
             "fill": {"color": ["white", "white", translucent(CATEGORY[0], 0.1), "white"]}, "font": {"size": size, "color": INK},
-            "height": 3.2 * size,
+            "height": 3.4 * size,
         },
     )  # fmt: skip
     figure = go.Figure(table)
     title = f"Written at layer {result.layer}, strength {result.strength:g}"
-    high = int(3.4 * size * (len(rows) + 1))
+    high = int(3.9 * size * (len(rows) + 1))
     dress(
         figure, result, theme=theme, title=title, venue=venue, aspect=(high + 50) / (5.5 * 96), height=high + 120,
         margin={"l": 10, "r": 10, "b": 30},

@@ -73,9 +73,9 @@ class ConceptSteeringResult(Result):
         parts = {kind: nulls.isel(arm=np.flatnonzero(self.data["kind"].values == kind)) for kind in self.kinds}
         ends = (1 - level) / 2, (1 + level) / 2
         columns = {
-            "null_lo": [part.quantile(ends[0], "arm").values for part in parts.values()],
+            "null_lo": [part.quantile(ends[0], "arm", skipna=False).values for part in parts.values()],
             "null_mean": [part.mean("arm").values for part in parts.values()],
-            "null_hi": [part.quantile(ends[1], "arm").values for part in parts.values()],
+            "null_hi": [part.quantile(ends[1], "arm", skipna=False).values for part in parts.values()],
         }
         found = xr.Dataset({"mean": mean, "ci_lo": low, "ci_hi": high}).reset_coords(drop=True)
         stacked = {name: (("kind", "strength"), np.stack(values)) for name, values in columns.items()}
