@@ -210,9 +210,9 @@ def _probe(x: np.ndarray, yes: np.ndarray, method: str, strength: float) -> tupl
             if method == "ridge":
                 fitted: Any = Ridge(alpha=strength * len(x)).fit(standard, yes * 2.0 - 1.0)
             else:
-                fitted = LogisticRegression(C=1 / (strength * len(x)), class_weight="balanced", max_iter=2000).fit(
-                    standard, yes
-                )
+                fitted = LogisticRegression(
+                    C=1 / (strength * len(x)), class_weight="balanced", tol=1e-8, max_iter=5000
+                ).fit(standard, yes)
         except ConvergenceWarning:
             raise BadInput(
                 f"the {method} probe did not converge with strength={strength} on {x.shape[0]} rows of {x.shape[1]} features. "
