@@ -1,5 +1,6 @@
 """Generation with a cache is a loop of full passes and argmax, for every family, under edits, and for a row alone as in a batch."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -25,6 +26,11 @@ LENGTHS = (14, 9, 11, 9)
 every = pytest.mark.parametrize("family", FAMILIES)
 
 
+@cache
+def atlas() -> BaseLM:
+    return load("atlas", backend="nnsight", check=False)
+
+
 def ragged() -> list[list[int]]:
     return [tokens(1, n, seed=seed)[0].tolist() for seed, n in enumerate(LENGTHS)]
 
@@ -42,11 +48,14 @@ def loop(model: Any, row: list[int], n: int, ends: tuple[int, ...] = (0,)) -> tu
 
 
 def forced(model: Any, rows: Any, made: Generation, change: tuple[str, int | None, Any] | None = None) -> None:
-    """Each new token is the argmax of one bare full pass over prompt and new tokens, under one change of a site by bare hooks."""
-    for row, new in zip(rows, made.ids, strict=True):
+    """Each new token is the argmax of one bare full pass under one change of a site by bare hooks, and as likely as was said."""
+    for row, new, sure in zip(rows, made.ids, made.logprobs, strict=True):
         ids = torch.tensor([[*row, *new[:-1]]])
         logits = oracle.edited(model, [change] if change else [], ids, torch.ones_like(ids, dtype=torch.bool))
-        assert tuple(logits[0, len(row) - 1 :].argmax(dim=-1).tolist()) == new, change and change[:2]
+        logits = logits[0, len(row) - 1 :]
+        assert tuple(logits.argmax(dim=-1).tolist()) == new, change and change[:2]
+        want = logits.log_softmax(dim=-1).amax(dim=-1)
+        torch.testing.assert_close(torch.tensor(sure), want, rtol=0, atol=2e-4, msg=lambda text: f"{change}: {text}")
 
 
 def hooks_of(model: Any) -> int:
@@ -76,21 +85,25 @@ def site(kind: str) -> str:
 
 @every
 def test_edits_act_at_every_step_as_bare_hooks_do(family: str) -> None:
-    own = (
-        {"tie_word_embeddings": False} if "gemma" in family else {}
-    )  # tied, Gemma says its last token again, whatever is done
+    # with tied embeddings Gemma says its last token again, whatever is done
+    own = {"tie_word_embeddings": False} if "gemma" in family else {}
     model, rows = lm(family, "transformer_lens", **own), ragged()[:2]
-    push = torch.linspace(-1, 1, model.spec.d_model)
-    cases = [(scale(site(kind), 0.25), (kind, 1, lambda x: 0.25 * x)) for kind in ("q", "v", "z", "mlp_out")]
-    cases += [
-        (add(site(kind), push), (kind, 1, lambda x: x + push)) for kind in ("resid_pre", "attn_out", "resid_post")
-    ]
+    size = 6.0 if own else 0.5  # of streams that begin with scaled embeddings
+    push = size * torch.linspace(-1, 1, model.spec.d_model)
+    turn = torch.linspace(
+        -2, 2, model.spec.d_head
+    )  # added: norms of queries and of what attention gives undo a scaling
+    cases = [(add(site(kind), turn), (kind, 1, lambda x: x + turn)) for kind in ("q", "v", "z")]
+    cases += [(add(site(kind), push), (kind, 1, lambda x: x + push)) for kind in ("mlp_out", "resid_post")]
     cases.append((add("hook_embed", push), ("embed", None, lambda x: x + push)))
-    plain, made = model.generate(rows, 6).ids, []
+    plain, made = model.generate(rows, 4), []
     for edit, change in cases:
-        made.append(model.generate(rows, 6, edits=[edit]))
+        made.append(model.generate(rows, 4, edits=[edit]))
         forced(module(family, **own), rows, made[-1], change)
-    assert sum(one.ids != plain for one in made) >= 3, "hardly an edit did anything"
+    for one, (edit, _) in zip(made, cases, strict=True):  # by far more than the oracle may be off
+        gap = (torch.tensor(one.logprobs[0][0]) - torch.tensor(plain.logprobs[0][0])).abs()
+        assert one.ids != plain.ids or float(gap) > 2e-3, f"{edit.describe()} did nothing"
+    assert sum(one.ids != plain.ids for one in made) >= 3, "hardly an edit changed what is written"
 
 
 @every
@@ -106,7 +119,7 @@ def test_edits_that_no_module_shows_are_those_of_run(family: str) -> None:
     if model.sites("hook_resid_mid"):
         cases.append(add("blocks.1.hook_resid_mid", 0.5 * torch.linspace(-1, 1, width)))
     for edit in cases:
-        made = model.generate(rows, 5, edits=[edit])
+        made = model.generate(rows, 4, edits=[edit])
         for row, new in zip(rows, made.ids, strict=True):
             logits = model.plain.run([*row, *new[:-1]], edits=[edit]).logits[0, len(row) - 1 :]
             assert tuple(logits.argmax(dim=-1).tolist()) == new, edit.describe()
@@ -167,7 +180,7 @@ def test_a_row_ends_at_its_end_token_and_others_go_on() -> None:
 
 
 def test_prompts_may_be_texts_ids_or_a_batch() -> None:
-    model = load("atlas", check=False)
+    model = atlas()
     texts = [fact.text for fact in reference.facts("atlas", 5)]
     rows = [list(model.tokenizer.encode(text).ids) for text in texts]
     made = model.generate(texts, 8)
@@ -184,7 +197,7 @@ def test_prompts_may_be_texts_ids_or_a_batch() -> None:
 
 
 def test_it_says_what_the_model_knows_and_stops() -> None:
-    model = load("atlas", check=False)
+    model = atlas()
     facts = reference.facts("atlas", 24)
     made = model.generate([fact.text for fact in facts], 10)
     right = [text.startswith(fact.answer) for text, fact in zip(made.texts, facts, strict=True)]
@@ -193,15 +206,15 @@ def test_it_says_what_the_model_knows_and_stops() -> None:
     assert "24 rows ended" in repr(made)
 
 
-@pytest.mark.parametrize("name", ["stories260K-llama", "tinytalk-chat", "tinytalk-slang"])
+@pytest.mark.parametrize("name", ["stories260K-llama", "tinytalk-chat"])
 def test_real_checkpoints_write_what_transformers_writes(real_models, name: str) -> None:
-    model = load(real_models / name)
-    texts = ["Once upon a time", "The dog and the", "One day, Lily went to the park because"]
-    made = model.generate(texts, 16)
+    model = load(real_models / name, backend="nnsight", check=False)
+    texts = ["Once upon a time", "One day, Lily went to the park because"]
+    made = model.generate(texts, 12)
     for text, ids, added in zip(texts, made.ids, made.texts, strict=True):
         prompt = torch.tensor([model.tokenizer.encode(text).ids])
         out = model.module.generate(
-            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=16, pad_token_id=0
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=12, pad_token_id=0
         )
         assert tuple(out[0, prompt.shape[1] :].tolist()) == ids
         assert added.startswith((" ", ",", ".")), "a first word keeps the space before it"
@@ -217,7 +230,7 @@ def test_an_end_that_this_tokenizer_does_not_know_is_a_word() -> None:
     assert known == 0
 
 
-@pytest.mark.parametrize("kind", ["opt", "bloom", "mamba"])
+@pytest.mark.parametrize("kind", ["bloom", "mamba"])
 def test_unproven_families_write_without_a_cache(kind: str) -> None:
     with pytest.warns(UserWarning, match="unproven"):
         model = wrap(other(kind), tokenizer(), kind)

