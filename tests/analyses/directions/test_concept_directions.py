@@ -1,0 +1,113 @@
+"""The verb `directions`: known concepts of atlas, nothing in shuffled ones, words alone, and what is refused."""
+
+import numpy as np
+import pytest
+
+import interp
+from interp import ConceptDirections
+from interp.core.errors import BadInput, UnknownSite
+from interp.data import labelled
+
+
+@pytest.fixture(scope="module")
+def found(atlas, colours):
+    sites = ("hook_embed", "blocks.1.hook_resid_post", "blocks.1.attn.hook_z")
+    return ConceptDirections(
+        sites=sites, methods=("mean", "ridge", "logistic"), shuffles=79, refits=3, randoms=20, strengths=(0.1, 1.0)
+    )(atlas, colours)
+
+
+def test_a_concept_of_atlas_is_read_from_its_layers_and_from_its_words(found):
+    curves = found.curves()
+    at = curves.sel(site="blocks.1.hook_resid_post", fit="ridge")
+    assert (
+        float(at["auc"]) > 0.98
+        and float(at["p"]) == pytest.approx(1 / 80)
+        and float(at["p_holm"]) == pytest.approx(3 / 80)
+    )
+    assert float(at["ci_lo"]) > 0.9 and float(at["null_lo"]) < 0.5 < float(at["null_hi"]) < 0.8
+    assert float(at["selectivity"]) == pytest.approx(float(at["accuracy"]) - 0.5, abs=0.1)
+    assert abs(float(at["null_mean"]) - 0.5) < 0.05
+    assert float(curves["p"].sel(fit="logistic").min()) == pytest.approx(1 / 4)  # three refits
+    assert found.words()["auc"] > 0.95
+    assert any("bag of words" in note for note in found.notes()) and any(
+        "More features" in note for note in found.notes()
+    )
+    lines = "\n".join(found.report_lines())
+    assert "bag of words" in lines and "blocks.1.attn.hook_z" in lines
+    assert list(found.headline()) == [
+        f"AUC, {found.best()[1]} at {found.best()[0]}",
+        "bag of words",
+        "shuffled labels, upper end",
+    ]
+
+
+def test_directions_come_back_after_saving(found, atlas, tmp_path):
+    found.save(tmp_path / "d")
+    again = interp.open(tmp_path / "d")
+    for site in ("blocks.1.hook_resid_post", "blocks.1.attn.hook_z"):
+        one, other = (result.direction(site, "ridge") for result in (found, again))
+        assert (one.vector == other.vector).all() and one.bias == other.bias and one.shape == other.shape
+    assert again.direction("blocks.1.attn.hook_z", "mean").at_site().shape == (atlas.spec.n_heads, atlas.spec.d_head)
+    assert again.curves().equals(found.curves())
+    cosines = found.cosines("ridge")
+    assert np.allclose(np.diag(cosines), 1.0) and found.agreement("hook_embed").shape == (3, 3)
+    assert found.thumbnail().shape == (3, 3)
+    assert len(found.to_frame()) == 3 * 3 * 80
+
+
+def test_labels_without_meaning_are_not_found(atlas, colours):
+    rng = np.random.default_rng(0)
+    mixed = labelled(
+        [
+            {"text": text, "label": int(label), "group": group}
+            for text, label, group in zip(colours.texts, rng.permutation(80) < 40, colours.groups, strict=True)
+        ]
+    )
+    null = ConceptDirections(sites=("blocks.1.hook_resid_post",), methods=("mean", "ridge"), shuffles=59, randoms=10)(
+        atlas, mixed
+    )
+    curves = null.curves()
+    assert float(curves["p"].min()) > 0.02 and float(curves["auc"].max()) < 0.75
+
+
+def test_lda_and_small_or_single_classes_are_refused_in_words(atlas, colours):
+    with pytest.raises(BadInput, match="128 features, and 64 rows"):
+        ConceptDirections(methods=("lda",)).check(atlas, colours)
+    small = labelled(positive=["a red boat", "a blue boat"], negative=[f"boat number {i}" for i in range(20)])
+    with pytest.raises(BadInput, match="positive texts fall into 2 groups"):
+        ConceptDirections()(atlas, small)
+    with pytest.raises(BadInput, match="needs labelled texts"):
+        ConceptDirections()(atlas, ["a text"])
+    with pytest.raises(BadInput, match="0 positive"):
+        labelled([{"text": "a", "label": 0}, {"text": "b", "label": 0}])
+    with pytest.raises(UnknownSite):
+        ConceptDirections(sites=("blocks.9.hook_resid_post",))(atlas, colours)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"methods": ("svm",)}, "one of 'mean'"),
+        ({"methods": ("mean", "mean")}, "each once"),
+        ({"pool": "each"}, "`pool`"),
+        ({"folds": 1}, "`folds` must be at least 2"),
+        ({"strengths": (0.0, 1.0)}, "must be positive"),
+    ],
+)
+def test_options_are_checked(option, words):
+    with pytest.raises(BadInput, match=words):
+        ConceptDirections(**option)
+
+
+def test_a_real_checkpoint_and_its_cost(stories):
+    happy = [
+        f"The {thing} was {how}." for thing in ("dog", "cat", "bird", "boy", "girl", "man") for how in ("happy", "glad")
+    ]
+    sad = [text.replace("happy", "sad").replace("glad", "angry") for text in happy]
+    texts = labelled(positive=happy, negative=sad, paired=True)
+    method = ConceptDirections(methods=("mean",), pool="mean", folds=3, shuffles=39, randoms=10)
+    assert method.cost(stories, texts).forwards == 24
+    found = method(stories, texts)
+    assert found.data.sizes["site"] == stories.spec.n_layers + 1
+    assert float(found.curves()["auc"].max()) > 0.9
