@@ -69,7 +69,7 @@ def plot(
     rows = 1 + len(result.methods) // 4
     count = int(np.isfinite(result.data["top"].isel(jailbreak=0, unlearner=0, seed=0).values).sum())
     title = f"What unlearning leaves ({', '.join(map(str, result.data['concept'].values))}; {count} questions)"
-    margin = above(theme, legend_rows=rows) | ({"b": 92} if "jailbreaks" in chosen else {})
+    margin = above(theme, legend_rows=rows) | ({"b": 92 if theme == "screen" else 76} if "jailbreaks" in chosen else {})
     dress(figure, result, theme=theme, title=title, venue=venue, height=430, aspect=0.46, margin=margin)
     return check_budget(figure)
 

@@ -49,7 +49,9 @@ def both_orders() -> tuple[bool, str]:
             )
 
     lm = reference.load("atlas")
-    kept = lm.weights.b_out(lm.spec.n_layers - 1).clone()
+    bias = lm.weights.b_out(lm.spec.n_layers - 1)
+    assert bias is not None
+    kept = bias.clone()
     known = reference.concept_set("atlas", n=4, texts=8)
     pairs = (
         (method("needle", vectors=("2.474",)), method("needle", vectors=("1.362",))),

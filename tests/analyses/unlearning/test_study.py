@@ -1,6 +1,6 @@
 """The study: identities of the untouched model, planted unlearners, a hand-made check, restoration, refusals."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -32,13 +32,14 @@ class Wreck(Unlearner):
 
 @pytest.fixture(scope="module")
 def known():
-    return reference.concept_set("atlas", n=6, texts=16)
+    """Without completions, whose generation takes most of the time."""
+    return Concepts(replace(one, completions=()) for one in reference.concept_set("atlas", n=6, texts=16))
 
 
 @pytest.fixture(scope="module")
 def found(atlas, known):
     before = atlas.fingerprint()
-    study = UnlearningStudy(concept=("colour",), methods=("needle", Wreck(), "needle:n=3,damage=scale"), **QUICK)
+    study = UnlearningStudy(concept=("colour",), methods=("needle", Wreck(), "needle:n=3:damage=scale"), **QUICK)
     result = study(atlas, known)
     assert atlas.fingerprint() == before
     return result
@@ -50,7 +51,7 @@ def test_the_untouched_model_is_what_it_was(found):
         assert shown[name] == pytest.approx(1, abs=1e-9), name
     assert shown["l2"] == 0 and abs(shown["kl"]) < 1e-9 and shown["accuracy"] == 1 and not shown["collapsed"]
     assert shown["jailbroken"] == 1 and np.isnan(shown["recovered"])
-    assert found.methods == ["untouched", "matched ablation", "needle", "wreck", "needle:n=3,damage=scale"]
+    assert found.methods == ["untouched", "matched ablation", "needle", "wreck", "needle:n=3:damage=scale"]
     assert found.data["control"].values.tolist() == [True, True, False, False, False]
 
 
@@ -58,7 +59,7 @@ def test_removed_vectors_are_gone_and_matched_ones_are_others(atlas, found):
     shown = found.table().set_index("method")
     assert shown.loc["needle", ["jaccard", "cosine", "contribution_ratio"]].tolist() == [0, 0, 0]
     assert shown.loc["matched ablation", "jaccard"] == 1 and shown.loc["matched ablation", "l2"] == 0
-    scaled = shown.loc["needle:n=3,damage=scale"]
+    scaled = shown.loc["needle:n=3:damage=scale"]
     assert scaled["jaccard"] == 1 and scaled["cosine"] == pytest.approx(1) and scaled["contribution_ratio"] < 0.8
     norm = float(atlas.weights.W_out(2)[474].norm())
     assert found.data.attrs["vectors"] == ["colour: 2.474"] and shown.loc["needle", "l2"] == pytest.approx(
@@ -78,11 +79,11 @@ def test_answers_are_those_of_the_changed_model(atlas, known, found):
     revision = method("needle", n=3, damage="scale").unlearn(atlas, concept, [])
     with revision.apply(atlas):
         asked = Questions(atlas, concept.related).read(running(atlas))
-    cell = found.data.sel(unlearner="needle:n=3,damage=scale", concept="colour", jailbreak="plain").isel(seed=0)
+    cell = found.data.sel(unlearner="needle:n=3:damage=scale", concept="colour", jailbreak="plain").isel(seed=0)
     assert np.array_equal(cell["top"].values, asked.top[:, 0]) and np.allclose(
         cell["prob"].values, asked.prob[:, 0], atol=1e-6
     )
-    first = found.data["relearn_prob"].isel(step=0).sel(unlearner="needle:n=3,damage=scale")
+    first = found.data["relearn_prob"].isel(step=0).sel(unlearner="needle:n=3:damage=scale")
     assert np.allclose(first.values.ravel(), asked.prob[:, 0], atol=1e-5)
     best = found.ways("top").sel(jailbreak="best")["mean"].values
     every = found.data["top"].isel(concept=0, seed=0).values
@@ -119,7 +120,7 @@ def test_several_concepts_and_seeds_and_a_checkpoint(atlas, known, tmp_path):
 
 
 def test_restoration_is_what_the_clean_model_has(atlas, atlas_tuned):
-    tuned = reference.concept_set("atlas-tuned", n=8, texts=16)
+    tuned = Concepts(replace(one, completions=()) for one in reference.concept_set("atlas-tuned", n=8, texts=16))
     study = UnlearningStudy(
         concept=("changed",), methods=("needle",), relearn_steps=0, jailbreaks=False, answer_tokens=1
     )
@@ -133,7 +134,7 @@ def test_restoration_is_what_the_clean_model_has(atlas, atlas_tuned):
 
 
 def test_methods_take_options_by_name():
-    made = unlearner_of("needle:n=3,damage=noise,sigma=0.2")
+    made = unlearner_of("needle:n=3:damage=noise:sigma=0.2")
     assert made == method("needle", n=3, damage="noise", sigma=0.2)
     assert unlearner_of("npo:steps=none").steps is None
     with pytest.raises(BadInput, match="no option of 'needle'"):

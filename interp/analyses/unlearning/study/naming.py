@@ -1,4 +1,4 @@
-"""Methods by name, with options: `npo`, or `npo:lr=1e-4,epochs=5`."""
+"""Methods by name, with options: `npo`, or `npo:lr=1e-4:epochs=5`."""
 
 import dataclasses
 from typing import Any, get_type_hints
@@ -13,10 +13,10 @@ def unlearner_of(given: "str | Unlearner") -> Unlearner:
     """The unlearner that a name means, with options of it after a colon. Raises `BadInput` for what there is not."""
     if isinstance(given, Unlearner):
         return given
-    name, _, options = str(given).partition(":")
+    name, *options = str(given).split(":")
     one_of("methods", name, METHODS)
     kind = METHODS[name]
-    return kind(**{key: value for key, value in (_option(name, kind, part) for part in options.split(",") if part.strip())})  # fmt: skip
+    return kind(**dict(_option(name, kind, part) for part in options))
 
 
 def label_of(given: "str | Unlearner") -> str:

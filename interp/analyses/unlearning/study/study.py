@@ -76,7 +76,7 @@ class UnlearningStudy(Analysis[UnlearningStudyResult]):
     concept: tuple[str, ...] = ()
     """Names of the concepts to unlearn, one at a time; none given means the first."""
     methods: tuple[str, ...] = ()
-    """Methods by name, with options if wanted: `npo:lr=1e-4,epochs=5`; none given means all that this model and these data allow, and
+    """Methods by name, with options if wanted: `npo:lr=1e-4:epochs=5`; none given means all that this model and these data allow, and
     needle with 100 vectors beside the one."""
     vectors: int = 1
     """Value vectors of the concept that are watched."""
