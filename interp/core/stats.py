@@ -88,14 +88,10 @@ def bootstrap_ci(
 
 
 def percentile_limits(resampled: Array, examples: Array, *, level: float = 0.95) -> tuple[Array, Array]:
-    """Confidence limits [cell] of statistics that were resampled elsewhere, [resample, cell], as `bootstrap_ci` takes them.
-
-    `examples` is the number of independent examples, one for all cells or one a cell; below two the limits are NaN.
-    """
+    """Limits [cell] of statistics resampled elsewhere [resample, cell]; NaN below two independent `examples` (one number, or a cell's)."""
     if not 0 < level < 1:
         raise BadInput(f"`level` must lie between 0 and 1; not {level}.")
-    known = np.broadcast_to(np.asarray(examples), resampled.shape[1:])
-    return _limits(resampled, known, level)
+    return _limits(resampled, np.broadcast_to(np.asarray(examples), resampled.shape[1:]), level)
 
 
 def sign_flip_test(

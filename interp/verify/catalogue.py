@@ -379,30 +379,7 @@ CASES: tuple[Case, ...] = (
         "order sensitivity exactly 0 and 1",
         recovery.both_orders,
     ),
-    Case(
-        "concept direction",
-        "Is a planted direction found, and read as well as it can be?",
-        "cosine above 0.99, held-out AUC within 0.02 of the best there is",
-        directions.planted_direction,
-    ),
-    Case(
-        "concept direction, null",
-        "Is anything read where labels mean nothing, also with more features than rows?",
-        "held-out AUC between 0.45 and 0.55",
-        directions.no_direction,
-    ),
-    Case(
-        "concept erasure",
-        "Does LEACE leave a linear probe nothing?",
-        "equal class means and no slope on its own rows (1e-6), AUC within 0.06 of 0.5 on new ones",
-        directions.erased_direction,
-    ),
-    Case(
-        "concept erasure, exclusive or",
-        "Is what only a non-linear probe can see left to it, and to it alone?",
-        "linear AUC within 0.1 of 0.5, kernel above 0.95 before and after",
-        directions.hidden_from_lines,
-    ),
+    *directions.CASES,
     Case(
         "steering",
         "Does a planted direction, added, bring its words, and does one fitted in random weights?",

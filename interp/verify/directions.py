@@ -4,6 +4,8 @@ import numpy as np
 
 from interp.core.seed import numpy_generator
 
+from .case import Case
+
 ROWS, WIDTH = 800, 16
 
 
@@ -80,3 +82,31 @@ def hidden_from_lines() -> tuple[bool, str]:
     curved = [_auc(kernel_features(rows), yes, ("ridge",), standardise=False)["ridge"] for rows in (x, erased)]
     ok = abs(linear - 0.5) < 0.1 and min(curved) > 0.95
     return ok, f"linear {linear:.3f}; kernel {curved[0]:.3f}, after LEACE {curved[1]:.3f}"
+
+
+CASES = (
+    Case(
+        "concept direction",
+        "Is a planted direction found, and read as well as it can be?",
+        "cosine above 0.99, held-out AUC within 0.02 of the best there is",
+        planted_direction,
+    ),
+    Case(
+        "concept direction, null",
+        "Is anything read where labels mean nothing, also with more features than rows?",
+        "held-out AUC between 0.45 and 0.55",
+        no_direction,
+    ),
+    Case(
+        "concept erasure",
+        "Does LEACE leave a linear probe nothing?",
+        "equal class means and no slope on its own rows (1e-6), AUC within 0.06 of 0.5 on new ones",
+        erased_direction,
+    ),
+    Case(
+        "concept erasure, exclusive or",
+        "Is what only a non-linear probe can see left to it, and to it alone?",
+        "linear AUC within 0.1 of 0.5, kernel above 0.95 before and after",
+        hidden_from_lines,
+    ),
+)

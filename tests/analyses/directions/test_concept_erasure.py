@@ -61,7 +61,7 @@ def test_costs_are_those_of_the_edited_pass(found, atlas, colours):
 
 
 def test_it_reads_well_and_comes_back(found, tmp_path):
-    assert list(found.headline())[0] == "AUC before"
+    assert next(iter(found.headline())) == "AUC before"
     lines = "\n".join(found.report_lines())
     assert "leace" in lines and "random 3, 1" in lines and "*" in lines
     found.save(tmp_path / "e")
