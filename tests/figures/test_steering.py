@@ -47,7 +47,7 @@ def steered(draws=4, prompts=6, layers=3, examples=2, judge=True):
     }  # fmt: skip
     attrs = {
         "layer": 2, "strength": 1.0, "unit": "difference", "method": "mean", "site": "resid_post", "budget": 0.5, "pool": "last",
-        "neutral": "neutral English", "data": "x", "seed": 0, "named": True, "short": 0, "within": True,
+        "neutral": "neutral English", "data": "x", "seed": 0, "named": True, "found": "next", "short": 0, "within": True,
     }  # fmt: skip
     return stamped(ConceptSteeringResult(xr.Dataset(data, coords, attrs)))
 

@@ -79,9 +79,8 @@ def test_a_planted_direction_brings_its_words_in_closed_form(planted, metals):
     assert all(float(at["null_lo"].sel(kind=kind)) < float(at["mean"]) for kind in found.kinds)
     steered = [text.split() for text in found.data["written"].sel(version="steered").values]
     clean = [text.split() for text in found.data["written"].sel(version="clean").values]
-    assert all(set(words) <= set(metals.words) for words in steered) and not any(
-        set(words) & set(metals.words) for words in clean
-    )
+    assert all(set(words) <= set(metals.words) for words in steered)
+    assert not any(set(words) <= set(metals.words) for words in clean)
 
 
 def test_the_vector_itself_added_by_hand_raises_its_words_and_no_others(planted, metals):
@@ -233,6 +232,19 @@ def test_targets_are_the_tokens_that_positive_texts_have_more_of(atlas):
     )
     with pytest.raises(BadInput, match="no token is clearly more frequent"):
         target_tokens(atlas, same, (), 6)
+
+
+def test_targets_are_what_the_model_says_after_positive_texts(atlas):
+    texts = reference.labelled("atlas", "harvest", 40)
+    ends = gather(atlas, texts, "blocks.3.hook_resid_post")["blocks.3.hook_resid_post"]
+    found = target_tokens(atlas, texts, (), 8, source="next", streams=ends)
+    crops = {word.strip() for word in reference.concept_set("atlas", n=1, texts=4).get("harvest").words}
+    assert sum(word.strip("␣ ") in crops for word in found.words) >= 7
+    p = torch.stack(
+        [oracle.logits(atlas.module, atlas.encode([text]).tokens)[0, -1].softmax(-1) for text in texts.texts]
+    )
+    gain = p[torch.tensor(texts.labels)].mean(0) - p[~torch.tensor(texts.labels)].mean(0)
+    assert (gain[list(found.ids)] > 1e-3).all() and min(found.z) > 1.64
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from interp.core.batch import Batch
 from interp.core.errors import BadInput
@@ -89,35 +90,62 @@ class Targets:
     words: tuple[str, ...]
 
 
-def target_tokens(lm: LM, fit: Labelled, named: Sequence[str], n: int) -> Targets:
+def target_tokens(
+    lm: LM, fit: Labelled, named: Sequence[str], n: int, *, source: str = "texts", streams: Tensor | None = None
+) -> Targets:
     """The tokens of the words that were named, or the `n` that tell the positive texts of the fit best.
 
-    Log odds of a text having the token, with a prior of all texts' odds (Monroe et al. 2008), over their standard error.
+    `source` "texts": the log odds of a text having the token, with a prior of all texts' odds (Monroe et al. 2008); "next": how much
+    likelier the model finds it after positive texts, from their last residual streams [text, d_model]. Both in standard errors.
     """
     if named:
         found = concept_tokens(lm.tokenizer, named, at_least=1)
         return Targets(found.ids, (float("nan"),) * len(found.ids), found.words)
-    rows = [set(lm.tokenizer.encode(text, bos=False).ids) for text in fit.texts]
     yes = np.asarray(fit.labels)
-    counts = np.zeros((2, lm.spec.vocab))
-    for tokens, label in zip(rows, yes, strict=True):
-        counts[int(label), list(tokens)] += 1
-    sizes = np.array([(~yes).sum(), yes.sum()], dtype=float)
-    prior = (counts.sum(axis=0) + 0.5) / (len(rows) + 1)  # share of all texts that have the token
-    with_it, without = counts + prior, sizes[:, None] - counts + (1 - prior)
-    odds = np.log(with_it) - np.log(without)
-    z = (odds[1] - odds[0]) / np.sqrt((1 / with_it + 1 / without).sum(axis=0))
-    z[counts[1] == 0] = -np.inf
+    if source == "texts":
+        z = _more_frequent(lm, fit, yes)
+    else:
+        assert streams is not None
+        z = _likelier_next(lm, streams, yes)
     best = np.argsort(-z, kind="stable")[:n]
     best = best[z[best] > Z_LEAST]
     if not len(best):
+        where = "more frequent in" if source == "texts" else "more probable after"
         raise BadInput(
-            f"no token is clearly more frequent in the positive texts than in the negative ones (|z| above {Z_LEAST}). Name the words that "
+            f"no token is clearly {where} the positive texts than the negative ones (z above {Z_LEAST}). Name the words that "
             "steering should bring about: `targets`."
         )
     labels = tuple(lm.tokenizer.label(int(token)) for token in best)
     return Targets(tuple(map(int, best)), tuple(map(float, z[best])), labels)
 
 
+def _more_frequent(lm: LM, fit: Labelled, yes: np.ndarray) -> np.ndarray:
+    """How much more positive texts have a token, in standard errors [vocab]."""
+    counts = np.zeros((2, lm.spec.vocab))
+    for text, label in zip(fit.texts, yes, strict=True):
+        counts[int(label), list(set(lm.tokenizer.encode(text, bos=False).ids))] += 1
+    sizes = np.array([(~yes).sum(), yes.sum()], dtype=float)
+    prior = (counts.sum(axis=0) + 0.5) / (len(yes) + 1)  # share of all texts that have the token
+    with_it, without = counts + prior, sizes[:, None] - counts + (1 - prior)
+    odds = np.log(with_it) - np.log(without)
+    z = (odds[1] - odds[0]) / np.sqrt((1 / with_it + 1 / without).sum(axis=0))
+    return np.where(counts[1] == 0, -np.inf, z)
+
+
+def _likelier_next(lm: LM, streams: Tensor, yes: np.ndarray) -> np.ndarray:
+    """How much likelier a token is next after positive texts, in standard errors [vocab], among tokens that gain 0.1 % or more."""
+    moments = np.zeros((2, 2, lm.spec.vocab))  # [label, power, vocab]
+    for stream, label in zip(streams, yes, strict=True):
+        p = lm.unembed(stream[None])[0].double().softmax(dim=-1).cpu().numpy()
+        moments[int(label)] += np.stack([p, p * p])
+    sizes = np.array([(~yes).sum(), yes.sum()], dtype=float)[:, None]
+    mean = moments[:, 0] / sizes
+    error = np.sqrt((np.maximum(moments[:, 1] / sizes - mean**2, 0) / np.maximum(sizes - 1, 1)).sum(axis=0))
+    gain = mean[1] - mean[0]
+    return np.where(gain >= LEAST_GAIN, gain / np.maximum(error, 1e-12), -np.inf)
+
+
+LEAST_GAIN = 1e-3
+"""Probability that a token gains at least."""
 Z_LEAST = 1.64
 """Standard errors above which a token counts as more frequent."""

@@ -153,9 +153,16 @@ class ConceptSteeringResult(Result):
         attrs, found = self.data.attrs, self.dose()
         at, words = found.sel(strength=self.strength), [str(word) for word in self.data["word"].values[:12]]
         here = self.data.sel(layer=self.layer)
+        how = (
+            "named"
+            if attrs["named"]
+            else "said after positive texts"
+            if attrs["found"] == "next"
+            else "words of positive texts"
+        )
         over = "" if attrs["within"] else f" (no strength stays within the budget of {attrs['budget']:g} nats)"
         lines = [
-            f"targets ({'named' if attrs['named'] else 'of the positive texts'}): {' '.join(words)}",
+            f"targets ({how}): {' '.join(words)}",
             f"chosen: {attrs['site']} of layer {self.layer}, strength {self.strength:g}, "
             f"length {self.strength * float(here['length']):.3g}"
             f" (mean activation {float(here['norm']):.3g}){over}; the direction's held-out AUC {float(here['auc']):.3f}",

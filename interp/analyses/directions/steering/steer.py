@@ -10,7 +10,7 @@ method "mean", s = 1 adds exactly the mean of yes less the mean of no); `unit="n
 All methods share that length; it is in the result (`length`, and `gap` and `norm` beside it).
 
     logprob    ln P(the next token is a target), over the positions of neutral texts     targets: words that are named, or those that
-    logit      mean logit of the targets less that of all tokens                         the positive texts of the fit have more of
+    logit      mean logit of the targets less that of all tokens                         the model says after positive texts
     judge      score of a second direction, fitted at the last residual stream
     kl         KL(steered || clean); kl_clean: KL(clean || steered); kl_rest: the latter among all tokens that are no targets
     nll        loss of the neutral texts' own next tokens
@@ -29,7 +29,8 @@ When it misleads
 - Pooling: a direction fitted on last tokens ("last") is added at all tokens. If it says "a colour comes next", that is true of one of them.
 - `judge` moves by itself: what is added to the stream is still in it at the end, whether or not the model acts on it. `logprob` is the
   outcome; `judge` says that the shift arrives.
-- Targets that the positive texts contain favour a model that repeats its input's words; name `targets` where answers are known.
+- Targets that are found are those of the fit's texts: `next` are tokens that follow their ends, which means most where texts break off
+  before an answer; `texts` are their own words, which favour a model that repeats. Name `targets` where answers are known.
 - Large strengths are far from all activations: everything changes, in any direction. Look at `kl_rest` and at what is written.
 - Any large shift makes the distribution flatter, and so rare words likelier: a gain in `logprob` says nothing without its controls.
 
@@ -87,7 +88,9 @@ class ConceptSteering(Analysis[ConceptSteeringResult]):
     unit: Literal["difference", "norm", "raw"] = "difference"
     """Length of strength 1: distance of the class means at the site, mean length of its activations, or 1."""
     targets: tuple[str, ...] = ()
-    """Words that steering should bring about. By default the tokens that the positive texts of the fit have more of."""
+    """Words that steering should bring about. By default they are found on the texts of the fit."""
+    found: Literal["next", "texts"] = "next"
+    """How: tokens that the model itself finds likelier after positive texts than after negative ones, or that those texts have more of."""
     n_targets: int = 10
     """How many of those, at most."""
     neutral: str = ""
@@ -115,6 +118,7 @@ class ConceptSteering(Analysis[ConceptSteeringResult]):
         one_of("method", self.method, METHODS)
         one_of("site", self.site, STREAMS)
         one_of("unit", self.unit, UNITS)
+        one_of("found", self.found, ["next", "texts"])
         one_of("pool", self.pool, ["last", "mean"])
         for name, least in (("n_targets", 1), ("n", 2), ("window", 3), ("draws", 1), ("examples", 0), ("tokens", 1)):
             if getattr(self, name) < least:
@@ -163,7 +167,6 @@ class ConceptSteering(Analysis[ConceptSteeringResult]):
     def run(self, lm: LM, data: Any, store: Any = None) -> ConceptSteeringResult:
         """Fit on one half, choose there, report on the other."""
         fit, held = data.split(self.share, self.seed)
-        targets = target_tokens(lm, fit, self.targets, self.n_targets)
         near, far, what = neutral_rows(lm, self.neutral, fit, held, n=self.n, window=self.window, bos=self.bos)
         sites = self._sites(lm)
         last = Site("resid_post", lm.spec.n_layers - 1)
@@ -176,6 +179,7 @@ class ConceptSteering(Analysis[ConceptSteeringResult]):
             )
             for site in wanted
         }
+        targets = self._targets(lm, fit, fitted, last, store)
         meter = Meter(lm, near, targets.ids, directions[last], sites)
         lengths = _Lengths(self.unit, fitted, fit, meter, sites)
         cells = [
@@ -216,7 +220,8 @@ class ConceptSteering(Analysis[ConceptSteeringResult]):
         attrs = {
             "layer": int(site.layer or 0), "strength": float(self.strengths[dose]), "unit": self.unit, "method": self.method,
             "site": self.site, "budget": self.budget, "neutral": what, "pool": self.pool, "data": data.name, "seed": self.seed,
-            "named": bool(self.targets), "short": near.short + far.short, "within": bool(_within(tried, self.budget)[row, dose]),
+            "named": bool(self.targets), "found": self.found, "short": near.short + far.short,
+            "within": bool(_within(tried, self.budget)[row, dose]),
         }  # fmt: skip
         return ConceptSteeringResult(xr.Dataset(base, coords, attrs))
 
@@ -225,6 +230,12 @@ class ConceptSteering(Analysis[ConceptSteeringResult]):
         if bad := [layer for layer in layers if not 0 <= layer < lm.spec.n_layers]:
             raise BadInput(f"`layers` {listing(bad)}: {lm.spec.name} has layers 0 to {lm.spec.n_layers - 1}.")
         return expand([Site(self.site, layer) for layer in sorted(set(layers))], lm.spec)
+
+    def _targets(self, lm: LM, fit: Labelled, fitted: Any, last: Site, store: Any) -> Targets:
+        ends = fitted[last] if self.pool == "last" else None
+        if ends is None and self.found == "next" and not self.targets:
+            ends = gather(lm, fit, [last], pool="last", bos=self.bos, store=store)[last]
+        return target_tokens(lm, fit, self.targets, self.n_targets, source=self.found, streams=ends)
 
     def _null(self, kind: str, values: Tensor, fit: Labelled, activations: Tensor, length: float) -> Tensor:
         return null_shifts(
