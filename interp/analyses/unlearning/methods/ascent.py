@@ -5,8 +5,8 @@
 
 Source. Jang et al. 2023, "Knowledge Unlearning for Mitigating Privacy Risks in Language Models" (arXiv 2210.01504), section 3; Liu
 et al. 2022, "Continual Learning and Private Unlearning" (arXiv 2203.12817), section 3; the weight 1.5 and the settings from the
-program of Hong et al. 2024 (ConceptVectors, arXiv 2406.11614), where nothing but the number of epochs stops it. Here it stops where
-the forget text is as unlikely as under guessing (`ceiling`), and says so.
+program of Hong et al. 2024 (ConceptVectors, arXiv 2406.11614), where nothing but the number of epochs stops it; here
+`ceiling` does too.
 
 When it misleads. Ascent alone unlearns everything: what a sentence on colours shares with other sentences, such as its grammar,
 goes up in loss with it. Read the unrelated accuracy and the perplexity beside it.
@@ -14,18 +14,16 @@ goes up in loss with it. Read the unrelated accuracy and the perplexity beside i
     from interp.analyses.unlearning.methods.ascent import GradientAscent
     colour = interp.models.reference.concept_set("atlas").get("colour")
     revision = GradientAscent(steps=2).unlearn(lm, colour, [])
-    revision.log["stopped"], revision.log["forget_loss"]
+    revision.log["stopped"], revision.log["nll"]
 """
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from .losses import mean_nll
-from .training import Step, Trained, forget_loss, positive
+from .training import Step, Trained, positive
 
 
 @dataclass(frozen=True)
@@ -34,18 +32,8 @@ class GradientAscent(Trained):
 
     name: ClassVar[str] = "gradient-ascent"
 
-    ceiling: float = 1.0
-    """Stop once the forget texts' cross-entropy a token is above this many times that of guessing, ln of the vocabulary."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "ceiling")
-
     def _terms(self, step: Step) -> dict[str, Tensor]:
-        return {"forget": -forget_loss(step)}
-
-    def _stop(self, terms: Mapping[str, float], vocab: int) -> str:
-        return "ceiling" if -terms["forget"] >= self.ceiling * math.log(vocab) else ""
+        return {"forget": -mean_nll(step.forget_logits, step.forget, step.only)}
 
 
 @dataclass(frozen=True)
@@ -55,8 +43,6 @@ class GradientDifference(GradientAscent):
     name: ClassVar[str] = "gradient-difference"
     needs_retain: ClassVar[bool] = True
 
-    ceiling: float = 4.0
-    """As for ascent; further up, since the retain texts hold the rest in place."""
     retain_weight: float = 1.5
     """Weight of the retain texts' cross-entropy."""
 
@@ -65,6 +51,5 @@ class GradientDifference(GradientAscent):
         positive(self, "retain_weight")
 
     def _terms(self, step: Step) -> dict[str, Tensor]:
-        assert step.retain is not None
-        retain = mean_nll(step.logits(step.retain), step.retain)
-        return {"forget": -forget_loss(step), "retain": self.retain_weight * retain}
+        assert step.retain is not None and step.retain_logits is not None
+        return super()._terms(step) | {"retain": self.retain_weight * mean_nll(step.retain_logits, step.retain)}

@@ -23,6 +23,7 @@ to say.
     revision.log["vectors"], revision.log["norms"]
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -121,7 +122,10 @@ class Needle(Unlearner):
             (mask.T if turned[vector.layer] else mask)[vector.index] = True
         ascent = GradientAscent(lr=self.lr, steps=self.steps, epochs=self.steps, batch=self.batch)
         forget, _ = ascent.material(lm, concept, ())
-        change = ascent._train(lm, forget, None, list(names.values()), seed=seed, what=concept.name, mask=masks)
+        guess = math.log(len(concept.words) if forget.marks else lm.spec.vocab)
+        change = ascent._train(
+            lm, forget, None, list(names.values()), seed=seed, what=concept.name, guess=guess, mask=masks
+        )
         with change.apply(lm):
             rows = {vector: lm.weights.W_out(vector.layer)[vector.index].detach().clone() for vector in vectors}
         return rows, dict(change.log)
