@@ -372,7 +372,7 @@ def test_the_published_request_is_put_to_published_concepts_only(colour):
 
 
 def test_gated_models_have_a_gate_cosine(real_models):
-    lm = interp.load(str(real_models / "stories260K-llama"))
+    lm = interp.load(str(real_models / "stories260K-llama"), check=False)
     concept = Concept(
         "play", words=("happy", "play"), texts=("Lily went to play in the park. She was happy.",),
         related=(Prompt.of("Once upon a time, there was a little girl named"),), unrelated=(Prompt.of("The dog ran to the"),),

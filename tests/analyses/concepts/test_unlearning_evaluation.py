@@ -21,6 +21,11 @@ QUICK = UnlearningEvaluation(tokens=4, prompts=6, texts=6, neutral=6, nulls=6)
 
 
 @pytest.fixture(scope="module")
+def stories(real_models):
+    return interp.load(str(real_models / "stories260K-llama"), check=False)
+
+
+@pytest.fixture(scope="module")
 def forgotten(atlas, atlas_tuned):
     """As if what only atlas-tuned knows had been unlearned; with the clean model at hand."""
     every = reference.concept_set("atlas-tuned")
@@ -93,8 +98,8 @@ def test_neutral_text_is_what_the_tokenizer_has_words_for(atlas):
     assert what == "texts of the other concepts" and texts == ("we saw the fox", "we saw the wolf")
 
 
-def test_a_model_and_itself_differ_in_nothing(real_models):
-    lm = interp.load(str(real_models / "stories260K-llama"))
+def test_a_model_and_itself_differ_in_nothing(stories):
+    lm = stories
     play = Concept(
         "play", vectors=("2.5",), texts=("Lily went to play in the park. She was happy.", "Tom had a red ball to play with."),
         related=(Prompt.of("Once upon a time, there was a little girl named", answer="Lily"),),
@@ -124,7 +129,7 @@ def test_a_model_and_itself_differ_in_nothing(real_models):
 def test_a_saved_ablation_is_found_where_it_was_made(atlas, tmp_path):
     with atlas.edit_weights({"W_out.2.474": torch.zeros(atlas.spec.d_model)}):
         atlas.save(tmp_path / "ablated")
-    ablated = interp.load(str(tmp_path / "ablated"))
+    ablated = interp.load(str(tmp_path / "ablated"), check=False)
     two = reference.concept_set("atlas")[1:3]  # harvest and colour
     result = QUICK(atlas, ablated, two)
     trace = result.traces("jaccard")
@@ -169,9 +174,8 @@ def test_published_files_are_refused_where_their_vectors_are_not(atlas, atlas_tu
         QUICK(atlas_tuned, atlas, concepts(file))
 
 
-def test_models_that_are_no_copies_are_refused_by_name(atlas, real_models):
-    lm = interp.load(str(real_models / "stories260K-llama"))
-    two = reference.concept_set("atlas")[:1]
+def test_models_that_are_no_copies_are_refused_by_name(atlas, stories):
+    lm, two = stories, reference.concept_set("atlas")[:1]
     with pytest.raises(WrongModel, match="differ in family: gpt2 and llama"):
         QUICK(atlas, lm, two)
     with pytest.raises(WrongModel, match="differ in family"):
