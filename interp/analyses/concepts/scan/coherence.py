@@ -42,6 +42,9 @@ class Embeddings:
         self.size = torch.cat([(part.float() - self.middle).norm(dim=1) for part in self.table.split(step)])
         if not bool(self.size.isfinite().all()):
             raise BadInput(f"W_E of {lm.spec.name} has NaN or infinite numbers. Is the checkpoint whole?")
+        self.order = self.size.argsort(stable=True).cpu()
+        self.rank = torch.empty_like(self.order)
+        self.rank[self.order] = torch.arange(len(self.order))
 
     def of(self, ids: Tensor) -> Tensor:
         """Mean pairwise cosine [row] of the tokens ids [row, k]; NaN for fewer than two."""
@@ -59,9 +62,7 @@ class Embeddings:
 
     def matched(self, ids: Tensor, seed: int, *names: str) -> Tensor:
         """Other tokens in the place of `ids` [row, k], each of an embedding about as long (a tenth of the vocabulary to choose from)."""
-        order = self.size.argsort().cpu()
-        rank = torch.empty_like(order)
-        rank[order] = torch.arange(len(order))
+        order, rank = self.order, self.rank
         width = max(1, -(-len(order) // BINS))
         low = (rank[ids.cpu()] // width) * width
         high = (low + width).clamp(max=len(order))

@@ -17,8 +17,9 @@ vocabulary's is v · m with m = mean of their columns of W_U less the mean of al
 m has a known distribution: (1 + cos) / 2 is Beta((n - 1) / 2, (n - 1) / 2).
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,9 @@ class Held:
     article: Tensor
     """Tokens commoner in its article, [a]; empty without texts."""
     shuffled: Tensor
-    """Random sets of as many tokens, as members [vocab, draw]."""
+    """Random sets of as many tokens, [draw, w]."""
+    rows: int
+    """Tokens of the vocabulary."""
     most: int
     best: list[tuple[float, float, int, float, int]] = field(default_factory=list)
     """(precision, margin, place of the vector, share of the article, its hits), best first."""
@@ -63,7 +66,7 @@ class Held:
     @property
     def member(self) -> Tensor:
         """[vocab], whether a token is one of its words."""
-        return _members(self.ids, len(self.shuffled))
+        return _members(self.ids, self.rows)
 
     def see(self, top: Tensor, k: int, first: int, words: Tensor | None, mean: Tensor, spread: Tensor) -> None:
         """Look at the vectors whose top tokens are `top` [row, K]; `words` [row, w] are their logits of this concept's words."""
@@ -71,7 +74,7 @@ class Held:
         share = torch.full((len(top),), torch.nan, dtype=torch.float64)
         hits = torch.zeros(len(top), dtype=torch.int64)
         if len(self.article):
-            hits = _members(self.article, len(self.shuffled))[top[:, :k]].sum(dim=1)
+            hits = _members(self.article, self.rows)[top[:, :k]].sum(dim=1)
             share = hits / k
         precision, margin = torch.full_like(share, torch.nan), torch.full_like(share, torch.nan)
         order = -share
@@ -79,7 +82,8 @@ class Held:
             precision = self.member[top[:, :w]].double().mean(dim=1)
             margin = (words.double().mean(dim=1) - mean) / spread.clamp_min(1e-30)
             order = -(precision * 1e6 + margin.clamp(-1e5, 1e5))
-            reached = self.shuffled[top[:, :w]].float().mean(dim=1).amax(dim=0)
+            sets = torch.zeros(self.rows, len(self.shuffled), dtype=torch.bool).scatter_(0, self.shuffled.T, True)
+            reached = sets[top[:, :w]].float().mean(dim=1).amax(dim=0)
             self.chance = torch.maximum(self.chance, reached) if len(self.chance) else reached
         for place in order.argsort(stable=True)[: self.most].tolist():
             found = float(precision[place]), float(margin[place]), first + place, float(share[place]), int(hits[place])
@@ -109,10 +113,9 @@ def held(
             tokens = concept_tokens(tokenizer, concept.words)
             ids, split = torch.tensor([i for i in tokens.ids if i < rows]), tokens.split
         others = sum((one for other, one in enumerate(counts) if other != place), Counter[int]()) + elsewhere
-        shuffled = torch.zeros(rows, draws, dtype=torch.bool)
-        for draw in range(draws if len(ids) else 0):
-            shuffled[_distinct(embeddings, ids, seed, concept.name, draw), draw] = True
-        found.append(Held(concept.name, ids, split, _commoner(counts[place], others), shuffled, most))
+        sets = [_distinct(embeddings, ids, seed, concept.name, draw) for draw in range(draws if len(ids) else 0)]
+        shuffled = torch.stack(sets) if sets else torch.zeros(0, 0, dtype=torch.int64)
+        found.append(Held(concept.name, ids, split, _commoner(counts[place], others), shuffled, rows, most))
     return found
 
 
@@ -163,12 +166,17 @@ def _distinct(embeddings: Embeddings, ids: Tensor, seed: int, name: str, draw: i
     taken[ids] = True
     found = list[int]()
     tries = embeddings.matched(ids.expand(TRIES, -1), seed, name, str(draw)).flatten().tolist()
-    others = torch.randperm(rows, generator=generator(seed, "shuffled words", name, draw)).tolist()
-    for token in (*tries, *others):
-        if len(found) < wanted and not taken[token]:
+    for token in itertools.chain(tries, _others(rows, seed, name, draw)):
+        if len(found) == wanted:
+            break
+        if not taken[token]:
             taken[token] = True
             found.append(token)
     return torch.tensor(found, dtype=torch.int64)
+
+
+def _others(rows: int, seed: int, name: str, draw: int) -> Iterator[int]:
+    yield from torch.randperm(rows, generator=generator(seed, "shuffled words", name, draw)).tolist()
 
 
 def _counted(tokenizer: "Tokenizer", texts: Sequence[str], rows: int) -> "Counter[int]":

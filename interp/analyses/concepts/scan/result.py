@@ -78,19 +78,17 @@ class ConceptScanResult(Result):
 
     def tokens(self, vector: str, n: int | None = None) -> list[tuple[str, float]]:
         """The top tokens of a vector and their logits, most first. Raises `BadInput` where the scan does not hold them."""
-        vector = str(vector)
-        if vector not in self.data["strong"].values:
-            known = vector in self.data["vector"].values
-            why = "its tokens are not held" if known else "it was not scanned"
-            raise BadInput(
-                f"{vector!r}: {why}. Scan with vectors=({vector!r},) or a larger `most`."
-                if known
-                else f"{vector!r}: {why}; vectors are called like {self.data['vector'].values[0]!s}."
-            )
-        here = self.data.sel(strong=vector).isel(rank=slice(n))
-        return [
-            (str(word), float(value)) for word, value in zip(here["token"].values, here["logit"].values, strict=True)
-        ]
+        vector, strong = str(vector), self.data["strong"].values
+        row = np.flatnonzero(strong == vector)
+        if not len(row):
+            names = self.data["vector"].values
+            if vector in names:
+                raise BadInput(
+                    f"{vector!r}: its tokens are not held. Scan with vectors=({vector!r},) or a larger `most`."
+                )
+            raise BadInput(f"{vector!r}: it was not scanned; vectors are called like {names[0]!s}.")
+        words, logits = (self.data[name].values[row[0], :n] for name in ("token", "logit"))
+        return [(str(word), float(value)) for word, value in zip(words, logits, strict=True)]
 
     def q(self) -> np.ndarray:
         """p_coherence of the vectors that are kept, after Benjamini and Hochberg's correction over all of them, [vector]; NaN elsewhere."""
@@ -158,6 +156,7 @@ class ConceptScanResult(Result):
             f"{vectors:,} vectors, {kept:,} kept; by random directions z {float(self.data['null_z'].mean()):.2f}, coherence "
             f"{float(self.data['null_coherence'].mean()):.3f}; {len(self.coherent())} more coherent (false discovery rate {ALPHA:g})"
         )
+        lines += self._too_few(kept)
         partial = float((self.data["partial"] * self.data["kept"]).sum() / max(kept, 1))
         lines.append(f"of their top {attrs['k']} tokens {partial:.0%} are pieces of words or bytes".replace("%", " %"))
         if attrs["left_out"]:
@@ -165,6 +164,17 @@ class ConceptScanResult(Result):
         if attrs["post_norm"] and not attrs["folded"]:
             lines.append("a norm lies between these rows and the stream; its gain is applied with folded=True")
         return tuple(lines)
+
+    def _too_few(self, kept: int) -> list[str]:
+        """Whether so many vectors can be told from so few random directions."""
+        draws, found = self.data.sizes["draw"], len(self.coherent())
+        needed = kept / (1 + draws) / ALPHA
+        if found or needed <= 1:
+            return []
+        beyond = int((self.data["p_coherence"].values[self.data["kept"].values] <= 1 / (1 + draws)).sum())
+        return [
+            f"{beyond} go beyond all {draws:,} random directions, of {kept:,} vectors; {needed:.0f} would have to: take more `draws`"
+        ]
 
     def _held_line(self, name: str, row: dict[str, Any]) -> str:
         if np.isnan(row["precision"]):
@@ -186,17 +196,14 @@ class ConceptScanResult(Result):
     def _listed(self, places: Sequence[int]) -> list[dict[str, Any]]:
         """A row for each of these vectors."""
         names = ("concreteness", "z", "coherence", "whole", "partial")
-        here, q = self.data.isel(vector=list(places)), self.q()
+        columns = {name: self.data[name].values for name in names}
+        vector, layer, p, kept = (self.data[name].values for name in ("vector", "layer", "p_coherence", "kept"))
+        q = self.q()
         return [
-            {"vector": str(here["vector"].values[row]), "layer": int(here["layer"][row])}
-            | {name: float(here[name][row]) for name in names}
-            | {
-                "p": float(here["p_coherence"][row]),
-                "q": float(q[place]),
-                "kept": bool(here["kept"][row]),
-                "words": self._words(place),
-            }
-            for row, place in enumerate(places)
+            {"vector": str(vector[place]), "layer": int(layer[place])}
+            | {name: float(column[place]) for name, column in columns.items()}
+            | {"p": float(p[place]), "q": float(q[place]), "kept": bool(kept[place]), "words": self._words(place)}
+            for place in places
         ]
 
     def _words(self, place: int) -> str:
@@ -208,12 +215,13 @@ class ConceptScanResult(Result):
         if "concept" not in self.data.coords:
             raise BadInput(f"this scan was given no concepts, so none is called {concept!r}. Scan with data=concepts.")
         one_of("concept", concept, self.data["concept"].values.tolist())
-        here = self.data.sel(concept=concept)
+        number = self.data["concept"].values.tolist().index(concept)
         names = ("precision", "p", "p_words", "p_shuffled", "margin", "auc", "article", "article_p", "article_words")
+        columns = {name: self.data[name].values[number] for name in names}
         return [
-            {"concept": concept, "vector": str(self.data["vector"].values[int(here["held"][place])])}
-            | {name: float(here[name][place]) for name in names}
-            | {"words": self._words(int(here["held"][place]))}
-            for place in range(here.sizes["place"])
-            if int(here["held"][place]) >= 0
+            {"concept": concept, "vector": str(self.data["vector"].values[at])}
+            | {name: float(column[place]) for name, column in columns.items()}
+            | {"words": self._words(at)}
+            for place, at in enumerate(self.data["held"].values[number].tolist())
+            if at >= 0
         ]
