@@ -52,10 +52,10 @@ def erasure() -> ConceptErasureResult:
         ["linear", "nonlinear", "transfer"],
         rng(),
     )
-    strong = np.array([3.0, 1.0, 0.0, 3.0])[:, None, None, None]
+    strong = np.array([3.0, 1.0, 0.0, 3.0])[:, None, None, None] * ((np.arange(N) % 2 == 0) - 0.5)
     data = xr.Dataset(
         {
-            "score": (("eraser", "site", "probe", "example"), draw.standard_normal((4, 3, 3, N)) + strong * ((np.arange(N) % 2 == 0) - 0.5)),
+            "score": (("eraser", "site", "probe", "example"), draw.standard_normal((4, 3, 3, N)) + strong),
             "null_auc": (("eraser", "site", "probe", "shuffle"), 0.5 + 0.05 * draw.standard_normal((4, 3, 3, 40))),
             "gap": (("eraser", "half"), np.ones((4, 2))),
             "kl_texts": (("eraser", "example"), draw.random((4, N))),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from interp.core.errors import BadInput
-from interp.core.seed import derive, numpy_generator
+from interp.core.seed import numpy_generator
 
 
 def grouped_folds(yes: np.ndarray, groups: Sequence[Any], folds: int, *, seed: int, name: str) -> np.ndarray:
@@ -22,8 +22,6 @@ def grouped_folds(yes: np.ndarray, groups: Sequence[Any], folds: int, *, seed: i
 
     Raises `BadInput` where a class has fewer groups than there are folds, or a fold would lack a class.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     numbers = group_numbers(groups)
     have = {label: len(np.unique(numbers[yes == label])) for label in (True, False)}
     if min(have.values()) < folds:
@@ -32,10 +30,17 @@ def grouped_folds(yes: np.ndarray, groups: Sequence[Any], folds: int, *, seed: i
             f"the {'positive' if few else 'negative'} texts fall into {have[few]} groups (a pair, or equal texts, are one), fewer than the "
             f"{folds} folds. Give more texts, or `folds={max(2, have[few])}`."
         )
-    draw = StratifiedGroupKFold(folds, shuffle=True, random_state=derive(seed, name) % 2**32)
-    out = np.zeros(len(yes), dtype=np.int64)
-    for fold, (_, held) in enumerate(draw.split(np.zeros((len(yes), 1)), yes, numbers)):
-        out[held] = fold
+    counts = np.zeros((int(numbers.max()) + 1, 2))  # [group, class]
+    np.add.at(counts, (numbers, yes.astype(int)), 1.0)
+    rng = numpy_generator(seed, name)
+    order = rng.permutation(len(counts))
+    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]  # the largest first
+    load, place = np.zeros((folds, 2)), np.zeros(len(counts), dtype=np.int64)
+    ties = rng.permutation(folds)
+    for group in order:  # to where its classes are rarest, then to where the fewest rows are
+        place[group] = np.lexsort((ties, load.sum(axis=1), load @ counts[group]))[0]
+        load[place[group]] += counts[group]
+    out = place[numbers]
     for fold in range(folds):
         rows = yes[out == fold]
         if not 0 < rows.sum() < len(rows):

@@ -119,10 +119,10 @@ class ConceptDirectionsResult(Result):
             )
         site, method = self.best()
         auc = float(held_auc(self.data["score"].sel(site=site, fit=method).values[None], self.plan)[0])
-        words = float(held_auc(self.data["words_score"].values[None], self.plan)[0])
-        if words >= auc - 0.02:
+        words = self.words()
+        if max(words["ci_hi"], words["auc"] + 0.02) >= auc:
             told.append(
-                f"A bag of words does as well ({words:.2f} against {auc:.2f}): the words alone tell these texts apart."
+                f"A bag of words does about as well ({words['auc']:.2f} against {auc:.2f}): the words alone tell these texts apart."
             )
         return tuple(told)
 
