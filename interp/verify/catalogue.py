@@ -21,6 +21,7 @@ from . import (
     recovery,
     traces,
     tracing,
+    unlearning_methods,
 )
 from .case import Case
 
@@ -367,6 +368,7 @@ CASES: tuple[Case, ...] = (
         "(6 - m) / (6 + m), others 1; all 1, KL and distance 0",
         traces.replaced_tokens,
     ),
+    *unlearning_methods.CASES,
     Case(
         "recovery",
         "Does relearning bring back what is only held back, and nothing that was never known?",
