@@ -1,4 +1,4 @@
-"""Cases of unlearning methods: losses that are known, a floor that is known, weights that belong to one skill, and a model that comes back."""
+"""Cases of unlearning methods: where a loss begins, how far a weight can be dampened, weights of one skill, a planted vector taken out."""
 
 import math
 
