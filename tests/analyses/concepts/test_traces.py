@@ -19,6 +19,7 @@ from interp.analyses.concepts.traces.rankings import (
 )
 from interp.analyses.concepts.traces.reading import auc, least_probable
 from interp.analyses.concepts.vectors import Vector, replaced, scaled
+from interp.analyses.overlap import bleu
 from interp.core.errors import BadInput
 from interp.data.concepts import Concept, concepts
 from interp.data.prompts import Prompt
@@ -253,6 +254,20 @@ def test_m_of_k_top_tokens_replaced_give_the_closed_form():
         assert found["cosine"] == pytest.approx((k - m) / k, abs=1e-5)
         assert found["l2"] == pytest.approx(1.5 * math.sqrt(2 * m), abs=1e-4)
         assert found["jaccard_null"] == 1.0
+
+
+def test_bleu_has_the_original_answer_as_reference_unless_said(before):
+    longer = tuple(
+        dataclasses.replace(asked, answer=asked.answer + " and then" * (1 + place % 3))
+        for place, asked in enumerate(before.asked)
+    )
+    traces = compare(before, dataclasses.replace(before, asked=longer))
+    pairs = [(old.answer, new.answer) for old, new in zip(before.asked, longer, strict=True)]
+    assert traces.bleu.tolist() == [bleu(old, new) for old, new in pairs]
+    assert traces.bleu_published.tolist() == [bleu(new, old) for old, new in pairs]
+    assert (traces.bleu != traces.bleu_published).all()
+    of = [place for place, asked in enumerate(before.asked) if asked.group == "unrelated"]
+    assert traces.measures()["unrelated_bleu"] == pytest.approx(traces.bleu[of].mean())  # all of them, not the last few
 
 
 def test_a_trained_unembedding_is_told_apart(atlas, atlas_tuned, before):

@@ -188,7 +188,8 @@ def test_models_that_are_no_copies_are_refused_by_name(atlas, stories):
     ("data", "match"),
     [
         (None, "takes concepts"), (["colour"], "takes concepts; not 'colour'"), ([], "takes concepts"),
-        ([Concept("bare")], "nothing else"), ([Concept("x", vectors=("9.1",))], "concept 'x': 9.1 is not in atlas"),
+        ([Concept("bare")], "'bare' has neither"), ([Concept("x", words=("zebra", "gnu"))], "concept 'x': 0 of 2 words"),
+        ([Concept("x", vectors=("9.1",))], "concept 'x': 9.1 is not in atlas"),
         ([Concept("x", vectors=("0.1",), related=(Prompt.of("the " * 126),))], r"has 130 tokens .* is 128. Shorten the prompt\.$"),
     ],
 )  # fmt: skip

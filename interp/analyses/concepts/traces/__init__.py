@@ -32,9 +32,10 @@ Source. ConceptVectors: Hong et al., "Intrinsic Test of Unlearning Using Paramet
 PrivLeak: Shi et al., MUSE (arXiv 2407.06460). Restoration: Rezaei et al., RESTOR (arXiv 2411.00204). RBO: Webber et al. 2010.
 
 Deviations from the published program of ConceptVectors, which has defects: every unrelated answer is scored, not the last ten; the
-original answer is the reference, not the hypothesis; answers are cut off by the length of the prompt; both lists of top tokens are read
-with the first model's unembedding (`jaccard_own`: each with its own, where that was trained too), and are sets of token ids, not of the
-strings they decode to; retention cannot exceed 1. A removed vector (zero) has no top tokens: jaccard, rbo, retention, cosine 0.
+original answer is the reference, not the hypothesis (`_bleu_published` has it their way); answers are cut off by the length of the prompt;
+both lists of top tokens are read with the first model's unembedding (`jaccard_own`: each with its own, where that was trained too), and
+are sets of token ids, not of the strings they decode to; retention cannot exceed 1. A removed vector (zero) has no top tokens: jaccard,
+rbo, retention, cosine 0.
 
 When it misleads
 - Vectors that were *found* in BEFORE hold the concept there; another vector may hold it as well. What is left elsewhere is not seen.

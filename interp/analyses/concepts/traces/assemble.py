@@ -130,6 +130,7 @@ def _prompts(found: Sequence[Traces], states: Sequence[str]) -> tuple[dict[str, 
     )
     columns: dict[str, Any] = {
         "bleu": ("prompt", np.concatenate([traces.bleu for traces in found])),
+        "bleu_published": ("prompt", np.concatenate([traces.bleu_published for traces in found])),
         "rouge": ("prompt", np.concatenate([traces.rouge for traces in found])), "kl": ("prompt", kl),
     }  # fmt: skip
     for name in ("prob", "correct", "knowmem", "answer"):

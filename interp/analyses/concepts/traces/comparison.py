@@ -37,6 +37,8 @@ class Traces:
     """Every one of `INTRINSIC` of every vector, then of every null, [vector]."""
     bleu: np.ndarray
     """Of each prompt's answer: before the change is the reference, after it the hypothesis, [prompt]."""
+    bleu_published: np.ndarray
+    """The other way round, as the published program has it: the answer after the change is the reference."""
     rouge: np.ndarray
     kl: np.ndarray
     """KL(before || after) of the next token at each unrelated prompt, nats, [prompt]."""
@@ -58,6 +60,7 @@ class Traces:
             out[name], out[f"{name}_null"] = _mean(values[:named]), _mean(values[named:])
         for group in GROUPS:
             out[f"{PREFIX[group]}_bleu"] = _mean(self.of_group(self.bleu, group))
+            out[f"{PREFIX[group]}_bleu_published"] = _mean(self.of_group(self.bleu_published, group))
             out[f"{PREFIX[group]}_rouge"] = _mean(self.of_group(self.rouge, group))
         states = {"": self.after, "_before": self.before} | ({"_clean": self.clean} if self.clean else {})
         for suffix, state in states.items():
@@ -120,12 +123,12 @@ def compare(before: Snapshot, after: Snapshot, clean: Snapshot | None = None) ->
     reasons: dict[str, str] = {}
     vectors = _intrinsic(before, after, reasons)
     pairs = [[asked.answer for asked in state.asked] for state in (before, after)]
-    scores = overlaps(*pairs) if pairs[0] else None
+    none = np.empty(0)
+    scores, swapped = (overlaps(*pairs), overlaps(*pairs[::-1])) if pairs[0] else (None, None)
+    bleu, published, rouge = (scores.bleu, swapped.bleu, scores.rouge_l) if scores and swapped else (none, none, none)
     first, second = before.next_logp.double(), after.next_logp.double()
     kl = (first.exp() * (first - second)).sum(dim=-1).numpy()
-    traces = Traces(
-        before, after, clean, vectors, scores.bleu if scores else np.empty(0), scores.rouge_l if scores else np.empty(0), kl, reasons
-    )  # fmt: skip
+    traces = Traces(before, after, clean, vectors, bleu, published, rouge, kl, reasons)
     _explain(traces)
     return traces
 

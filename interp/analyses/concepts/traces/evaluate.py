@@ -1,16 +1,17 @@
 """Unlearning, evaluated: config and run. The essay is the package's."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
+import torch
 import xarray as xr
 
 from interp.core.analysis import Comparison, Cost
 from interp.core.errors import BadInput, InterpError, WrongModel
 from interp.core.lm import LM
 from interp.core.progress import track
-from interp.data.concepts import Concept, Concepts
+from interp.data.concepts import Concept, Concepts, concept_tokens
 
 from ..vectors import Vector, check_vectors, vectors_of
 from .assemble import assemble
@@ -76,6 +77,10 @@ class UnlearningEvaluation(Comparison[UnlearningResult], Settings):
         """Refuse what cannot be compared, before anything is paid."""
         self.check_all([lm, other], concept_list(data))
 
+    def compare(self, lm: LM, other: LM, data: Any, store: Any = None) -> UnlearningResult:
+        """Compute the result without a clean model and other texts. Nothing is drawn, printed or saved."""
+        return self._evaluate([lm, other], concept_list(data), (), ())
+
     def check_all(self, models: Sequence[LM], concepts: Concepts) -> None:
         """Refuse models of other shapes or tokenizers (`WrongModel`), and vectors and prompts that the first does not take."""
         first = models[0]
@@ -96,14 +101,17 @@ class UnlearningEvaluation(Comparison[UnlearningResult], Settings):
         for concept in concepts:
             if concept.vectors:
                 _about(concept, check_vectors, first, concept.vectors)
+            elif not concept.words:
+                raise BadInput(
+                    f"the concept {concept.name!r} has neither `vectors` nor `words`: no value vector can be compared. Name its vectors, "
+                    "or give it words to find them by."
+                )
+            else:
+                _about(concept, concept_tokens, first.tokenizer, concept.words)
             self._check_prompts(first, concept)
 
     def _check_prompts(self, lm: LM, concept: Concept) -> None:
         groups = {"related": concept.related, "unrelated": concept.unrelated, "completion": concept.completions}
-        if not any((*groups.values(), concept.texts, concept.vectors, concept.words)):
-            raise BadInput(
-                f"the concept {concept.name!r} has a name and nothing else. Give it words, texts or prompts."
-            )
         for group, prompts in groups.items():
             for place, prompt in enumerate(prompts[: self.prompts]):
                 text = self.request(concept, prompt.text) if group == "completion" else prompt.text
@@ -140,7 +148,7 @@ class UnlearningEvaluation(Comparison[UnlearningResult], Settings):
             vectors = self._vectors(before, concept)
             start = measure(before, concept, vectors, settings, material=material, unembedding=unembedding)
             clean = start.again(rest[0]) if rest else None
-            found.append(compare(start, start.again(after), clean))
+            found.append(_light(compare(start, start.again(after), clean)))
         named = [vector for traces in found for vector in traces.before.vectors]
         changes = weight_change(before, after, named) if self.weights else xr.Dataset()
         return UnlearningResult(assemble(before, found, changes))
@@ -183,6 +191,15 @@ def concept_list(data: Any) -> Concepts:
             "`interp.reference.concept_set('atlas')`."
         )
     return data if isinstance(data, Concepts) else Concepts(items)
+
+
+def _light(traces: Traces) -> Traces:
+    """Without the distributions that the KL came from: a vocabulary a prompt is too much to hold for every concept."""
+    none = torch.empty(0)
+    states = (traces.before, traces.after, traces.clean)
+    before, after, clean = (state and replace(state, next_logp=none) for state in states)
+    assert before is not None and after is not None
+    return replace(traces, before=before, after=after, clean=clean)
 
 
 def _about(concept: Concept, call: Any, *args: Any) -> Any:

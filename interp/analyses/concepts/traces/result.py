@@ -15,7 +15,7 @@ COLUMNS = (
     ("qa_rouge", "answers"), ("unrelated_rouge", "others'"), ("accuracy_before", "right was"), ("accuracy", "right is"),
     ("verbmem", "VerbMem"), ("perplexity_ratio", "perplexity x"),
 )  # fmt: skip
-OVERLAPS = ("bleu", "rouge")
+OVERLAPS = ("bleu", "bleu_published", "rouge")
 LEVELS = ("prob", "correct", "knowmem")
 
 
@@ -29,7 +29,8 @@ class UnlearningResult(Result):
                                                 activation_ratio, contribution_ratio of each vector and null vector
         norm, activation [state, vector]        length of the value vector; mean |m_j| on the concept's texts
         token, token_related [state, named, rank]   the first top tokens of each vector as words; whether they belong to the concept
-        bleu, rouge, kl  [prompt]               answers after against answers before; KL(before || after), nats, unrelated prompts only
+        bleu, rouge, kl  [prompt]               answers after against answers before; KL(before || after), nats, unrelated prompts only;
+                                                bleu_published: answers before against answers after, as the published program has it
         prob, correct, knowmem, answer [state, prompt]   of the gold answer, NaN where there is none; what was generated
         verbmem, forget_score [state, text]; heldout_score [state, heldout]; nll [state, document], tokens [document]
         weight_change, weight_stable_rank, weight_share [matrix, layer], weight_even [layer], weight_table_change [table]
@@ -74,7 +75,7 @@ class UnlearningResult(Result):
         return xr.Dataset({key: ("concept", [row[key] for row in rows]) for key in rows[0]}, {"concept": self.concepts})
 
     def answers(self, score: str = "rouge", *, level: float = 0.95) -> xr.Dataset:
-        """How far answers after the change are those before it (bleu, rouge), by concept and group: mean, ci_lo, ci_hi, n [concept, group].
+        """How far answers after the change are those before it (rouge, bleu), by concept and group: mean, ci_lo, ci_hi, n [concept, group].
 
         `prob`, `correct` and `knowmem` of the gold answers have an axis state in front.
         """
