@@ -16,6 +16,7 @@ from interp.core.site import Site
 from interp.data import Prompt, concepts
 from interp.data.concepts import Concept, Concepts
 from interp.models import reference
+from tests.models.tiny import tiny_checkpoint
 
 QUICK = {"tokens": 0, "draws": 0}
 
@@ -149,7 +150,7 @@ def test_an_interruption_leaves_the_model_as_it_was(lm, known, monkeypatch):
 
 def test_nothing_is_found_in_random_weights(known):
     null = reference.as_lm(reference.concepts(null=True))
-    table = ConceptValidation(tokens=0, draws=30, band=0)(null, known).table()
+    table = ConceptValidation(tokens=0, draws=19, band=0)(null, known).table()
     assert (table["p_holm"] > 0.05).all() and (table["gap"].abs() < 0.02).all()
 
 
@@ -430,6 +431,34 @@ def test_more_bad_input(lm, known, found):
         ConceptValidation(how="zero", **QUICK)(lm, known[:1]).answers("colours")
     with pytest.raises(BadInput, match="metals"):
         found.response("metal")
+
+
+def test_a_vector_may_fire_on_the_answer_alone(lm):
+    """The prompt never meets it, the answer's own tokens do."""
+    related = (Prompt.of("we saw the", answer="palette red"),)
+    one = Concept(
+        "colours", vectors=("0.7",), related=related, unrelated=(Prompt.of("we saw the old", answer="forge"),)
+    )
+    result = ConceptValidation(how="zero", **QUICK)(lm, one)
+    assert result.data["coefficient"].values.tolist() == [[0.0], [0.0]]
+    lost, kept = result.effects("logprob").values.ravel()
+    assert lost > 0.5 and kept == 0
+    assert float(result.effects("kl").max()) < 1e-9  # at the end of the prompt nothing has fired
+
+
+@pytest.mark.parametrize("family", ["gemma2", "olmo2", "gpt_neox"])
+def test_scaled_coefficients_are_scaled_vectors_in_families_with_post_norms_too(family, tmp_path):
+    small = interp.load(str(tiny_checkpoint(tmp_path, family)), check=False)
+    rows = [
+        {
+            "Concept": "dogs",
+            "vectors": ["1.3", "2.5"],
+            "QA": ["The lazy dog", "A dog sleeps"],
+            "unrelated_QA": ["one two three"],
+        }
+    ]
+    result = ConceptValidation(how="zero", tokens=3, draws=3)(small, concepts(rows, template="{q}"))
+    assert float(result.data["weight_difference"].max()) < 1e-4 < float(result.effects("kl").max())
 
 
 def test_experts_are_refused_by_name(lm, known):

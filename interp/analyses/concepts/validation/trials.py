@@ -131,12 +131,14 @@ class Trials:
             for group in self.groups:
                 meter = Meter(self.lm, group)
                 before, rows = parts.before(group, meter), list(group.places)
+                bare = group.targets.shape[1] == 1  # else the vector may fire on the answer's own tokens
                 for first in range(0, len(trials), CELLS):
                     found = meter.resumed(edits[first : first + CELLS]).numpy()
                     for place, values in enumerate(
                         found, start=first
-                    ):  # what never fires changes nothing, not even its rounding
-                        parts.put(place, group, np.where(silent[place][rows, None], before, values))
+                    ):  # what never fires changes nothing, not even rounding
+                        same = bare & silent[place][rows, None]
+                        parts.put(place, group, np.where(same, before, values))
                     progress.update(len(found))
         parts.done()
 
