@@ -108,7 +108,7 @@ def held(
     found = []
     for place, concept in enumerate(concepts):
         _something(concept)
-        ids, split = torch.zeros(0, dtype=torch.int64), ()
+        ids, split = torch.zeros(0, dtype=torch.int64), tuple[str, ...]()
         if concept.words:
             tokens = concept_tokens(tokenizer, concept.words)
             ids, split = torch.tensor([i for i in tokens.ids if i < rows]), tokens.split
