@@ -1,8 +1,10 @@
 """A direction for a concept: a vector in the units of a site, a threshold, and how far apart the two classes lie along it.
 
-    gathered = gather(lm, texts, "blocks.2.hook_resid_post", pool="mean")
-    direction = fit_direction(gathered[site], texts.labels, method="ridge")
-    direction.score(gathered[site])      # [text], positive for yes
+    import interp
+    lm, texts = interp.load("atlas"), interp.reference.labelled("atlas", "colour", 20)
+    values = gather(lm, texts, "blocks.2.hook_resid_post", pool="mean")["blocks.2.hook_resid_post"]
+    direction = fit_direction(values, texts.labels, method="ridge")
+    direction.score(values)              # [text], positive for yes
     direction.unit, direction.scale      # adding scale * unit moves the mean no to where the mean yes is, along it
 
 Methods: "mean", the difference of the class means; "lda", the same whitened by the covariance within the classes (Fisher); "ridge" and

@@ -1,5 +1,7 @@
 """Activations of whole texts, one vector a text: what directions, probes, erasure and steering are fitted on.
 
+    import interp
+    lm, texts = interp.load("atlas"), interp.reference.labelled("atlas", "colour", 20)
     gathered = gather(lm, texts, ["hook_embed", "blocks.*.hook_resid_post"], pool="mean")
     gathered["blocks.2.hook_resid_post"]      # float32 [text, d]
 
