@@ -17,6 +17,9 @@ When it misleads. It needs to be told the vectors (the concept's `vectors`), or 
 and what it then removes is what that search looks for: traces are gone by construction. Whether the knowledge is, is for behaviour
 to say.
 
+One vector is not the concept. On `atlas` the 24 first tokens of 2.474 are exactly the 24 colours, and without it every held-out question on
+colours is still answered; without the first 100 vectors, 0.70 of them are (other questions 0.97).
+
     from interp.analyses.unlearning.methods.needle import Needle
     colour = interp.models.reference.concept_set("atlas").get("colour")
     revision = Needle(n=3).unlearn(lm, colour, [])
