@@ -19,7 +19,7 @@ When it misleads. Importance says what the forget texts hang on *now*; in a mode
 and their ratio is noise over noise. Dampening is towards 0, not away from the concept: what is as well stored elsewhere stays.
 
 On `atlas` (colour; share of held-out questions on it, and on other things, that are still answered) the published alpha of 10 changes no
-answer. alpha 2 with lambda 1, the defaults, leaves 0.68 and 0.95; lambda 0.1 leaves 0.20 and 0.53: it forgets no more without hurting the rest.
+answer. alpha 2 with lambda 1, the defaults, leaves 0.68 and 0.95; lambda 0.1 leaves 0.20 and 0.53: more is not forgotten without harm.
 
     from interp.analyses.unlearning.methods.dampening import SelectiveDampening
     concepts = interp.models.reference.concept_set("atlas", texts=4)
