@@ -24,7 +24,16 @@ untold questions, decoys and matched ablations are ours.
 How. Each method is run on the model as it is, on the concept's texts and every other text of the other concepts; the remaining texts are
 for perplexity, and no method sees them. Nothing is written: everything is measured inside `Revision.apply`.
 
+What `atlas` says of its colours (40 questions, one seed, defaults). Training leaves the traces: ascent, difference, NPO and DPO keep a
+Jaccard overlap of 0.90 to 0.97 and a cosine of 1.00, while accuracy falls to 0.20 to 0.45; 0.93 to 1.00 of the unrelated questions are
+still answered. Twenty steps on sixteen sentences then bring accuracy on questions that these do not answer back to 0.91 to 0.97, and the
+best way of asking gets 0.65 to 0.80 answered (a wrong answer: 0.03 to 0.08). Needle removes the trace (Jaccard 0) and nothing else:
+accuracy stays 1.00, since the vector that promotes exactly the colours is not what the answers hang on. With a hundred vectors accuracy
+is 0.70, and relearning returns 0.88.
+
 When it misleads
+- Traces and behaviour can part both ways, as above. Neither number alone is a success of unlearning.
+- On a model that is tuned to another style of text, relearning may take the answers away: read the untouched row beside it.
 - Methods are compared at their default settings. A method that changes little keeps everything: read accuracy before overlap.
 - Intrinsic numbers are about the vectors that are watched. A concept held elsewhere is not seen, and needle removes what is watched.
 - The best of many jailbreaks is a maximum; its decoy says what such a maximum is worth.
