@@ -1,6 +1,8 @@
 """The largest entries of each row of `x @ table`, without the product ever being held: the vocabulary lens of many vectors.
 
-    top = topk(values, lm.weights.W_U, 10)          # x [row, d], table [d, vocab]: top.values, top.ids [row, k]
+    from interp.core.topk import Moments, topk
+    values = lm.weights.W_out(0)                    # x [row, d]
+    top = topk(values, lm.weights.W_U, 10)          # table [d, vocab]: top.values, top.ids [row, k]
     Moments(lm.weights.W_U).of(values)              # mean and standard deviation of each row over the whole vocabulary
 
 Tiles of rows by tiles of the vocabulary, each followed by the best of its rows so far: memory is a tile and [row, k], whatever the

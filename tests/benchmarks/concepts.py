@@ -97,7 +97,7 @@ def _once(name: str) -> float:
     x, table = _drawn(MLP)
     topk(x[:8], table[:, :64], 4, screen=True), topk(x[:8], table[:, :64], 4)  # libraries take their memory first
     torch.randn(64, 64) @ torch.randn(64, 64)
-    before = _highest()
+    before = _kilobytes("VmRSS")
     kept = {
         "naive": lambda: (x @ table).topk(200),
         "tiled": lambda: topk(x, table, 200, screen=False),
@@ -105,13 +105,13 @@ def _once(name: str) -> float:
         "moments": lambda: Moments(table),
     }[name]()
     assert kept is not None
-    return (_highest() - before) / 1024
+    return (_kilobytes("VmHWM") - before) / 1024
 
 
-def _highest() -> int:
-    """Most kilobytes this program has held. Not `ru_maxrss`, which begins with what the process that started it held."""
+def _kilobytes(what: str) -> int:
+    """What this program holds (VmRSS), or the most it has held (VmHWM); `ru_maxrss` begins with what its parent held."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0])
+    return int(status.split(f"{what}:")[1].split()[0])
 
 
 def _whole() -> Row:
