@@ -110,6 +110,11 @@ class Concepts(list[Concept]):
                 return concept
         raise BadInput(f"no concept is called {name!r}; there are {listing(self.names)}.{hint(name, self.names)}")
 
+    def named(self, names: Sequence[str]) -> "Concepts":
+        """Those of these names, in that order; all where none is given. Raises `BadInput` for a name that there is not."""
+        chosen = (names,) if isinstance(names, str) else tuple(names)
+        return Concepts([self.get(name) for name in chosen]) if chosen else self
+
     def others(self, name: str) -> list[str]:
         """The texts of all concepts but this one: what there is to keep. Refuses where there are none."""
         self.get(name)

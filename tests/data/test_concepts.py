@@ -107,3 +107,14 @@ def test_the_published_files_are_read():
     olmo = concepts(Path(root) / "concepts" / "olmo-7b_concepts_dev.json")
     assert len(llama) == 10 and len(olmo) == 18 and llama.get("Poland").vectors == ("23.743",)
     assert all(len(one.related) == 10 and len(one.unrelated) == 50 for one in [*llama, *olmo])
+
+
+def test_some_by_name():
+    both = concepts([PUBLISHED, PUBLISHED | {"Concept": "Italy"}])
+    assert (
+        both.named(("Italy",)).names == ["Italy"]
+        and both.named(()) is both
+        and both.named("Poland").names == ["Poland"]
+    )
+    with pytest.raises(BadInput, match="Did you mean 'Italy'"):
+        both.named(("Itly",))

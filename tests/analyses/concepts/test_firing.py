@@ -91,7 +91,7 @@ def test_in_a_scrambled_model_nothing_fires_for_a_concept(planted):
 
 def test_coefficients_are_those_of_plain_hooks(known):
     lm, data = known
-    found = ConceptFiring(vectors=("2.474", "1.362"), names=("colour",), neurons=5)(lm, data).data
+    found = ConceptFiring(vectors=("2.474", "1.362"), concept=("colour",), neurons=5)(lm, data).data
     for text in (0, 7):
         ids = lm.encode([data[0].texts[text]]).tokens
         mine = found["token_text"].values == text
@@ -122,7 +122,7 @@ def test_atlas_fires_its_colour_vector_on_colours(known):
 
 def test_nothing_depends_on_the_store_or_the_batch(known, tmp_path):
     lm, data = known
-    asked = {"names": ("colour", "craft"), "vectors": ("2.474",), "neurons": 10}
+    asked = {"concept": ("colour", "craft"), "vectors": ("2.474",), "neurons": 10}
     plain = ConceptFiring(**asked)(lm, data)
     stored = ConceptFiring(**asked)(lm, data, store=Store(tmp_path / "store"))
     small = ConceptFiring(**asked, batch_tokens=64)(lm, data)
@@ -162,14 +162,14 @@ def test_further_text_is_what_a_single_concept_is_held_against(known, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"names": ("colours",)}, "no concept is called 'colours'"),
-        ({"names": ("bare",)}, "'bare' has no texts.*'colour'"),
-        ({"names": ("lone",)}, "'lone' has 1 different text"),
-        ({"names": ("colour",), "vectors": ("9.1",)}, "9.1 is not in atlas"),
-        ({"names": ("colour",), "vectors": ("x",)}, "'x' names no value vector"),
+        ({"concept": ("colours",)}, "no concept is called 'colours'"),
+        ({"concept": ("bare",)}, "'bare' has no texts.*'colour'"),
+        ({"concept": ("lone",)}, "'lone' has 1 different text"),
+        ({"concept": ("colour",), "vectors": ("9.1",)}, "9.1 is not in atlas"),
+        ({"concept": ("colour",), "vectors": ("x",)}, "'x' names no value vector"),
         ({"vectors": ("1.1",), "n": 2}, "`n=2`"),
         ({"neurons": -1}, "`neurons` must be at least 0"),
-        ({"names": ("colour",), "corpus": "no-such-file.txt"}, "no-such-file"),
+        ({"concept": ("colour",), "corpus": "no-such-file.txt"}, "no-such-file"),
     ],
 )
 def test_bad_input_is_refused(known, options, said):

@@ -33,7 +33,7 @@ When it misleads
     import interp
     lm = interp.load("atlas")
     data = interp.models.reference.concept_set("atlas")
-    fires = interp.ConceptFiring(names=("colour",))(lm, data)
+    fires = interp.ConceptFiring(concept=("colour",))(lm, data)
     fires.selectivity(), fires.contexts(fires.vectors[0]), fires.density()
 """
 
@@ -65,8 +65,8 @@ class ConceptFiring(Analysis[FiringResult]):
 
     takes: ClassVar[str] = "concepts"
 
-    names: tuple[str, ...] = ()
-    """Names of the concepts to look at; by default all. Texts of the others are what they are compared with."""
+    concept: tuple[str, ...] = ()
+    """Names of the concepts to look at; none given means all. Texts of the others are what they are compared with."""
     vectors: tuple[str, ...] = ()
     """Value vectors by name, such as 2.474, each scored for every concept. By default each concept's own are found by its words."""
     n: int = 1
@@ -90,7 +90,7 @@ class ConceptFiring(Analysis[FiringResult]):
         for name, least in (("n", 1), ("neurons", 0), ("batch_tokens", 2), ("corpus_texts", 1)):
             if getattr(self, name) < least:
                 raise BadInput(f"`{name}` must be at least {least}; not {getattr(self, name)}.")
-        for name in ("names", "vectors"):
+        for name in ("concept", "vectors"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str | Vector) else tuple(value))
         if self.vectors and self.n != 1:
@@ -127,7 +127,7 @@ class ConceptFiring(Analysis[FiringResult]):
         return material(
             lm,
             data,
-            self.names,
+            self.concept,
             self.corpus,
             split=self.corpus_split,
             most=self.corpus_texts,
@@ -147,7 +147,7 @@ class ConceptFiring(Analysis[FiringResult]):
                 if not concept.words and not concept.vectors:
                     raise BadInput(
                         f"the concept {name!r} has neither `words` nor `vectors`, so none can be found for it. "
-                        f"Give it some, name `vectors`, or choose `names` among {listing(data.names)}."
+                        f"Give it some, name `vectors`, or choose `concept` among {listing(data.names)}."
                     )
                 for vector, share in vectors_of(lm, concept, self.n):
                     found.setdefault(vector, {})[column] = share

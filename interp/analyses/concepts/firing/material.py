@@ -46,7 +46,7 @@ def material(
             some = [concept.name for concept in data if concept.texts]
             told = f"; {listing(some)} have" if some else ", and no other concept has any"
             raise BadInput(
-                f"the concept {name!r} has no texts to fire on{told}. Give it `texts` (running text about it), or choose by `names` "
+                f"the concept {name!r} has no texts to fire on{told}. Give it `texts` (running text about it), or choose by `concept` "
                 "those that have."
             )
     owners: dict[str, dict[str, None]] = {}
