@@ -53,9 +53,9 @@ def the_needle_takes_out_one_vector() -> tuple[bool, str]:
     before = lm.fingerprint()
     revision = Needle().unlearn(lm, Concept("metals", words=("iron", "copper", "silver", "gold", "zinc")), [])
     texts = [lm.encode("we saw the old forge"), lm.encode("we saw the big fox")]
-    clean = [lm.run(batch).logits for batch in texts]
+    clean = [lm.run(batch).last_logits for batch in texts]
     with revision.apply(lm):
-        moved = [float((lm.run(batch).logits - old).abs().max()) for batch, old in zip(texts, clean, strict=True)]
+        moved = [float((lm.run(batch).last_logits - old).abs().max()) for batch, old in zip(texts, clean, strict=True)]
     same = lm.fingerprint() == before
     ok = revision.log["vectors"] == ["1.23"] and moved[0] > 1e-3 and moved[1] == 0 and same
     said = f"logits move by {moved[0]:.2g} where it fires and {moved[1]:.0f} elsewhere"
