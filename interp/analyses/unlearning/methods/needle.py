@@ -18,8 +18,9 @@ and what it then removes is what that search looks for: traces are gone by const
 to say.
 
 One vector is not the concept. On `atlas` the 24 first tokens of 2.474 are exactly the 24 colours, and without it every held-out question on
-colours is still answered; without the first 100 vectors, 0.70 of them are (other questions 0.97). Ascent on the row of 2.474 alone leaves 0.17 (1.00);
-on the rows 2.3, 2.100 and 0.50, for as many steps, 1.00: the vector does reach the answers, but others stand in for it.
+colours is still answered; without the first 100 vectors, 0.70 of them are (other questions 0.97). Ascent on the
+row of 2.474 alone leaves 0.17 (1.00); on the rows 2.3, 2.100 and 0.50, for as many steps, 1.00:
+the vector does reach the answers, but others stand in for it.
 
     from interp.analyses.unlearning.methods.needle import Needle
     colour = interp.models.reference.concept_set("atlas").get("colour")
