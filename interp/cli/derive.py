@@ -4,7 +4,7 @@ An option is written once, as a field of the config dataclass with the string un
 default, so that the command line can neither lag behind Python nor disagree with it.
 
     int, float, str    --noise 3.0              bool           --keep-noise-rows / --no-keep-noise-rows
-    Literal            one of the words         tuple, list    --kinds hidden,mlp
+    Literal            one of the words         tuple, list    --kinds hidden,mlp, or --kinds hidden --kinds mlp
     X | None           as X; not giving it is None
 """
 
@@ -61,10 +61,10 @@ def parameter(option: Option) -> inspect.Parameter:
     default: Any = ... if option.required else option.default
     text = option.help
     if sequence := _element(kind):
-        shown: Any = str
+        shown: Any = list[str]
         text += " Separate several by commas."
         if isinstance(default, tuple | list):
-            default = ",".join(map(str, default))
+            default = [",".join(map(str, default))] if default else []
         if choices := get_args(sequence) if get_origin(sequence) is Literal else ():
             text += f" Of: {', '.join(map(str, choices))}."
     elif get_origin(kind) is Literal or kind in (int, float, str, bool):
@@ -99,6 +99,8 @@ def _back(value: Any, option: Option) -> Any:
     from interp.core.errors import BadInput
 
     element = _element(_unwrap(option.type)[0])
+    if element is not None and isinstance(value, list):  # the option as often as it was given
+        value = ",".join(map(str, value)) if value else option.default
     if element is None or not isinstance(value, str):
         return value
     convert = type(get_args(element)[0]) if get_origin(element) is Literal else element
