@@ -72,7 +72,9 @@ def parameter(option: Option) -> inspect.Parameter:
     else:
         raise TypeError(f"the field {option.name!r} has a type that the command line cannot read: {option.type}.")
     names = [f"{flag}/--no-{flag[2:]}"] if shown is bool else [flag]
-    annotation = Annotated[shown | None if optional else shown, typer.Option(*names, help=text)]  # type: ignore[valid-type]
+    metavar = "<a,b,...>" if sequence else None
+    option_ = typer.Option(*names, help=text, metavar=metavar)
+    annotation = Annotated[shown | None if optional else shown, option_]  # type: ignore[valid-type]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

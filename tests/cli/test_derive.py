@@ -118,6 +118,7 @@ def test_the_methods_can_be_called_with_their_own_defaults(analysis):
 
 
 def test_a_list_given_twice_is_joined_and_nothing_is_lost():
-    found = called(*"here --size 1 --layers 4,5 --layers 6 --kinds a --kinds b --periods 8 --periods 9".split())
+    words = "here --size 1 --layers 4,5 --layers 6 --kinds a --kinds b --periods 8 --periods 9"
+    found = called(*words.split())
     assert found == Everything(1, layers=(4, 5, 6), kinds=("a", "b"), periods=(8, 9))
     assert called("here", "--size", "1").periods is None
