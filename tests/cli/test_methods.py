@@ -73,6 +73,15 @@ def test_a_verb_runs_draws_and_saves(verb, capsys, here):
         ("mask atlas --task ioi --position nowhere", "nowhere"),
         ("das atlas --task ioi --layers 9", "layers 0 to 3"),
         ("cmap atlas", "OTHER"),
+        ("unlearn-eval atlas", "OTHER"),
+        ("concepts atlas --words crimson --concepts c.json", "one of --concepts and --words"),
+        ("concepts atlas --template {q}", "Give --concepts FILE"),
+        ("concept-validate nowhere", "needs concepts: give --concepts FILE"),
+        ("concept-fires atlas --concept colur", "Did you mean 'colour'"),
+        ("directions nowhere", "needs labelled texts: give --labelled FILE"),
+        ("directions atlas --topic colur", "Did you mean 'colour'"),
+        ("erase atlas --labelled a.tsv --positive p.jsonl", "either --labelled, or"),
+        ("steer atlas --topic colour --positive p.jsonl --negative p.jsonl", "Leave it out, or the files"),
     ],
 )
 def test_refusals_are_one_message(words, said, capsys, here):
