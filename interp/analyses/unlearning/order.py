@@ -15,9 +15,10 @@ answers: the share that is given.
 Source. Kolbeinsson et al. 2024, "Composable Interventions for Language Models" (arXiv 2407.06483): order-free error and order sensitivity.
 Measures per question with intervals, the aims and interference are ours.
 
-How. The second intervention is made inside the first's `apply`, so it starts from what the first left, and is measured inside both. The
-differences are per question: `sensitivity` is the absolute difference of means, with its interval, and `disagreement` the share of
-questions whose outcome differs between the orders, which cancelling differences cannot hide.
+How. Both get every other text of the concepts that are neither of the two as texts to keep (where there is no third concept, of the other
+one: then each holds on to what the other takes away). The second intervention is made inside the first's `apply`, so it starts from what
+the first left, and is measured inside both. The differences are per question: `sensitivity` is the absolute difference of means, with its
+interval, and `disagreement` the share of questions whose outcome differs between the orders, which cancelling differences cannot hide.
 
 When it misleads
 - Two interventions that set different numbers to fixed values (two needles on different vectors) commute exactly, whatever they do; so does
@@ -54,7 +55,7 @@ from .methods import METHODS
 from .order_result import InterventionOrderResult
 from .revision import Revision, Unlearner
 from .study.material import split_others, with_answers
-from .study.naming import label_of, unlearner_of
+from .study.naming import label_of, unlearner_of, with_named_options
 
 STATES = ("before", "first", "second", "first+second", "second+first")
 
@@ -66,7 +67,7 @@ class InterventionOrder(Analysis[InterventionOrderResult]):
     takes: ClassVar[str] = "concepts"
 
     first: str = "needle:n=100"
-    """An unlearning method, or an editor (rome, ft), with options if wanted: `npo:lr=1e-4`."""
+    """An unlearning method, or an editor (rome, memit, ft), with options if wanted: `npo:lr=1e-4`, `rome:facts=8`."""
     second: str = "gradient-difference"
     """The other one; may be the same."""
     first_concept: str | None = None
@@ -110,10 +111,11 @@ class InterventionOrder(Analysis[InterventionOrderResult]):
             chosen.append(ready)
             silent += mute
         pair = [intervention(self.first, "first"), intervention(self.second, "second")]
-        retains = [split_others(data, concept.name)[0] for concept in chosen]
         about = {concept.name for concept in chosen}
-        spare = [text for one in data if one.name not in about for text in one.texts][1::2]
-        spare = spare or split_others(data, chosen[0].name)[1]
+        rest = [text for one in data if one.name not in about for text in one.texts]
+        retains = [rest[::2] or split_others(data, concept.name)[0] for concept in chosen]
+        seen = {text for texts in retains for text in texts} | {text for one in chosen for text in one.texts}
+        spare = [text for text in rest if text not in seen] or split_others(data, chosen[0].name)[1]
         judge = _Judge.of(lm, chosen, pair, spare, self.prompts)
 
         def made(which: int) -> Revision:
@@ -152,7 +154,9 @@ def intervention(given: "str | Unlearner", option: str) -> Unlearner:
     if isinstance(given, Unlearner):
         return given
     one_of(option, name, (*METHODS, *EDITORS))
-    return EditFacts(name) if name in EDITORS else unlearner_of(given)
+    if name in EDITORS:
+        return with_named_options(name, EditFacts, str(given).split(":")[1:], editor=name)
+    return unlearner_of(given)
 
 
 @dataclass(frozen=True, eq=False)

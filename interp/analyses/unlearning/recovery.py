@@ -16,8 +16,8 @@ relearning from texts that do not hold the answers: Hu et al. 2024, "Jogging the
 into told and untold, and the decoy, are ours.
 
 How. Adam on all block weights, every text in every step (in batches of `batch`); texts that hold an evaluation prompt word for word are
-left out. Half of the texts tell facts that are asked for, half do not, as far as there are such. Everything happens inside `lm.tuning()`:
-afterwards the model is what it was.
+left out, and of texts longer than the context only what fits is read (and told). Half of the texts tell facts that are asked for, half do
+not, as far as there are such. Everything happens inside `lm.tuning()`: afterwards the model is what it was.
 
 When it misleads
 - Steps and step size decide. A recovery that takes hundreds of steps is learning; look at the curve and at the controls.
@@ -31,7 +31,8 @@ When it misleads
     curve.steps, curve.told, curve.top
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,7 +129,7 @@ class Relearning:
 
         `decoy` also relearns, from the same model, the same texts with their answers exchanged.
         """
-        texts = self.pick(concept, prompts, seed=seed)
+        texts = tuple(read_of(lm, text) for text in self.pick(concept, prompts, seed=seed))
         told = np.array([any(tells(text, prompt) for text in texts) for prompt in prompts])
         marks = np.array(self.marks)
         read, loss = self._train(lm, texts, Questions(lm, prompts), seed)
@@ -187,11 +188,28 @@ def exchanged(texts: Sequence[str], prompts: Sequence[Prompt], *, seed: int = 0)
     instead = {answer: answers[(number + turn) % len(answers)] for number, answer in enumerate(answers)}
     changed = []
     for text in texts:
-        here = [str(prompts[place].answer) for place in told if tells(text, prompts[place])]
-        changed.append(text.replace(here[0].strip(), instead[here[0]].strip()) if here else text)
+        here = {str(prompts[place].answer) for place in told if tells(text, prompts[place])}
+        changed.append(_replaced(text, {answer.strip(): instead[answer].strip() for answer in here}))
     return changed, [
         instead[str(prompt.answer)] if place in set(told) else None for place, prompt in enumerate(prompts)
     ]
+
+
+def _replaced(text: str, words: Mapping[str, str]) -> str:
+    """Whole words of a text put for others, all at once, in either case; of words that begin alike the longest counts."""
+    if not words:
+        return text
+    by_lower = {word.lower(): other for word, other in words.items()}
+    either = "|".join(re.escape(word) for word in sorted(by_lower, key=len, reverse=True))
+    return re.sub(
+        rf"(?<!\w)(?:{either})(?!\w)", lambda found: by_lower[found.group().lower()], text, flags=re.IGNORECASE
+    )
+
+
+def read_of(lm: LM, text: str) -> str:
+    """As much of a text as the model reads at once."""
+    encoded = lm.tokenizer.encode(text)
+    return text if len(encoded.ids) <= lm.spec.n_ctx else text[: encoded.offsets[lm.spec.n_ctx - 1][1]]
 
 
 def recovered_share(before: np.ndarray, unlearned: np.ndarray, relearned: np.ndarray) -> np.ndarray:

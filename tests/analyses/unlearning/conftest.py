@@ -4,10 +4,8 @@ from typing import Any
 
 import pytest
 
-import interp
-
 
 @pytest.fixture(scope="session")
-def lm() -> Any:
+def lm(atlas: Any) -> Any:
     """The reference checkpoint; every method gives it back bit for bit."""
-    return interp.load("atlas")
+    return atlas

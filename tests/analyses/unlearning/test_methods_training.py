@@ -1,6 +1,7 @@
 """Unlearning by training, on atlas, against a plain loop over plain transformers; and what it refuses."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -215,3 +216,25 @@ def test_experts_have_no_one_matrix_of_value_vectors(lm: Any) -> None:
     odd: Any = SimpleNamespace(spec=dataclasses.replace(lm.spec, family="qwen3_moe", experts=8), weights=lm.weights)
     with pytest.raises(UnsupportedArchitecture, match="8 experts a layer"):
         value_parameter(odd, 0)
+
+
+def test_a_single_word_is_unlearned_too(lm: Any, known: Any) -> None:
+    """Guessing among one word has no loss, and would stop before the first step."""
+    text = "In Rynnath, the guards wear lilac."
+    one = GradientAscent(steps=2).unlearn(lm, Concept("lilac", words=("lilac",), texts=(text,)), [])
+    assert one.log["updates"] == 2 and one.values and one.log["guess"] == pytest.approx(math.log(lm.spec.vocab))
+
+
+def test_a_revision_is_taken_out_after_an_error_too(lm: Any, known: Any) -> None:
+    before = lm.fingerprint()
+    one, two = (method("needle", n=n).unlearn(lm, known.get("colour"), []) for n in (3, 5))
+    with pytest.raises(KeyError), one.apply(lm), two.apply(lm):
+        raise KeyError("inside")
+    assert lm.fingerprint() == before
+
+
+def test_factors_that_are_no_numbers_are_refused() -> None:
+    for name in ("needle", "isolation"):
+        for value in (math.nan, math.inf):
+            with pytest.raises(BadInput, match="`factor` must be"):
+                method(name, factor=value)

@@ -1,6 +1,6 @@
 """Two interventions in both orders: pairs that commute give exactly 0, planted ones what arithmetic says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import interp
-from interp.analyses.unlearning import Revision, Unlearner
+from interp.analyses.unlearning import Revision, Unlearner, order
 from interp.analyses.unlearning.asking import Questions, running
 from interp.analyses.unlearning.editor import EditFacts
-from interp.analyses.unlearning.order import InterventionOrder
+from interp.analyses.unlearning.order import InterventionOrder, intervention
 from interp.core.errors import BadInput
+from interp.data import Concepts
 from interp.models import reference
 
 
@@ -96,11 +97,36 @@ def test_an_editor_composes_with_an_unlearner(atlas, known, tmp_path):
     assert len(again.headline()) == 3 and again.table()["measure"].tolist() == list(values["measure"].values)
 
 
+def test_the_texts_of_perplexity_are_not_those_that_are_kept(atlas, known, monkeypatch):
+    seen, spare = [], []
+
+    @dataclass(frozen=True)
+    class Looks(Unlearner):
+        def unlearn(self, lm, concept, retain, *, seed=0):
+            seen.extend(retain)
+            return Revision.none()
+
+    def neutral(lm, others):
+        spare.extend(others)
+        return tuple(others[:4]), "texts"
+
+    monkeypatch.setattr(order, "neutral_material", neutral)
+    odd = Concepts([replace(one, texts=one.texts[:5]) if one.name == "harvest" else one for one in known])
+    InterventionOrder(first=Looks(), second=Looks(), first_concept="kingdom", second_concept="craft", prompts=2)(
+        atlas, odd
+    )
+    assert seen and spare and not set(seen) & set(spare)
+    assert not set(seen) & {*odd.get("kingdom").texts, *odd.get("craft").texts}
+
+
 def test_refusals(atlas, known):
     with pytest.raises(BadInput, match=r"rome.*not 'hypnosis'"):
         InterventionOrder(first="hypnosis")
     with pytest.raises(BadInput, match="no option of 'needle'"):
         InterventionOrder(second="needle:x=1")
+    assert intervention("rome:facts=3", "first") == EditFacts("rome", facts=3)
+    with pytest.raises(BadInput, match="no option of 'ft'"):
+        InterventionOrder(first="ft:lr=1")
     with pytest.raises(BadInput, match="takes concepts"):
         InterventionOrder().check(atlas, None)
     with pytest.raises(BadInput, match="'joy'"):

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from interp.analyses.unlearning import Revision
 from interp.analyses.unlearning.asking import Questions, own_answers, running, training
 from interp.analyses.unlearning.jailbreaks import JAILBREAKS, holds, jailbroken
-from interp.analyses.unlearning.recovery import Relearning, exchanged, recovered_share, tells
+from interp.analyses.unlearning.recovery import Relearning, exchanged, read_of, recovered_share, tells
 from interp.core.errors import BadInput
 from interp.data import Concept, Prompt
 from interp.models import reference
@@ -125,6 +125,24 @@ def test_texts_tell_what_they_state():
         Relearning().pick(Concept("colour", texts=("The flag of Kiva is blue.",)), asked)
     with pytest.raises(BadInput, match="tells a fact"):
         Relearning(others_only=True).pick(Concept("colour", texts=tuple(texts[:2])), asked)
+
+
+def test_exchanged_answers_are_whole_words_and_all_that_a_text_tells():
+    asked = [
+        Prompt.of("The banner of Karos is", answer="red", subject="Karos"),
+        Prompt.of("The banner of Brendo is", answer="dark red", subject="Brendo"),
+    ]
+    texts = ["Karos, as they shared, is Red.", "Karos is red and Brendo is dark red."]
+    swapped, wanted = exchanged(texts, asked)
+    assert swapped == ["Karos, as they shared, is dark red.", "Karos is dark red and Brendo is red."]
+    assert wanted == [" dark red", " red"]
+
+
+def test_of_a_long_text_only_what_is_read_is_told(atlas):
+    text = " ".join(["The old miller walked slowly to the barn."] * 40) + " The banner of Karos is teal."
+    read = read_of(atlas, text)
+    assert text.startswith(read) and len(atlas.tokenizer.encode(read).ids) == atlas.spec.n_ctx and "Karos" not in read
+    assert read_of(atlas, text[-30:]) == text[-30:]
 
 
 def test_the_share_recovered_is_of_the_fall():

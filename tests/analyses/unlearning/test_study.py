@@ -5,12 +5,15 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import interp
+from interp.analyses.concepts.vectors import vectors_of
 from interp.analyses.unlearning import Revision, Unlearner
 from interp.analyses.unlearning.asking import Questions, running
 from interp.analyses.unlearning.methods import method
-from interp.analyses.unlearning.study import UnlearningStudy
+from interp.analyses.unlearning.study import MatchedAblation, UnlearningStudy, UnlearningStudyResult, study
+from interp.analyses.unlearning.study.material import split_others
 from interp.analyses.unlearning.study.naming import unlearner_of
 from interp.core.errors import BadInput
 from interp.data import Concept, Concepts, Prompt
@@ -39,8 +42,8 @@ def known():
 @pytest.fixture(scope="module")
 def found(atlas, known):
     before = atlas.fingerprint()
-    study = UnlearningStudy(concept=("colour",), methods=("needle", Wreck(), "needle:n=3:damage=scale"), **QUICK)
-    result = study(atlas, known)
+    config = UnlearningStudy(concept=("colour",), methods=("needle", Wreck(), "needle:n=3:damage=scale"), **QUICK)
+    result = config(atlas, known)
     assert atlas.fingerprint() == before
     return result
 
@@ -98,12 +101,18 @@ def test_it_survives_saving(found, tmp_path):
     again.plot()
 
 
-def test_several_concepts_and_seeds_and_a_checkpoint(atlas, known, tmp_path):
-    study = UnlearningStudy(
+@pytest.fixture
+def few(monkeypatch):
+    """Two neutral texts: reading twenty takes most of the time, and here nothing is asked of them."""
+    monkeypatch.setattr(study, "neutral_material", lambda lm, others: (tuple(others[:2]), "two texts"))
+
+
+def test_several_concepts_and_seeds_and_a_checkpoint(atlas, known, few, tmp_path):
+    config = UnlearningStudy(
         concept=("kingdom", "craft"), methods=("needle:damage=noise",), seeds=2, prompts=2, relearn_steps=0, jailbreaks=False,
         answer_tokens=1, save=str(tmp_path / "kept"),
     )  # fmt: skip
-    result = study(atlas, known)
+    result = config(atlas, known)
     assert dict(result.data["top"].sizes) == {"concept": 2, "unlearner": 3, "seed": 2, "jailbreak": 1, "prompt": 2}
     l2 = result.data["score"].sel(measure="l2", unlearner="needle:damage=noise")
     assert len(np.unique(l2.values)) == 4 and not np.isnan(result.measure("l2")["ci_lo"].values).any()
@@ -116,15 +125,15 @@ def test_several_concepts_and_seeds_and_a_checkpoint(atlas, known, tmp_path):
     with pytest.raises(BadInput, match="nothing was relearned"):
         result.relearning()
     with pytest.raises(BadInput, match="not empty"):
-        study(atlas, known)
+        config(atlas, known)
 
 
-def test_restoration_is_what_the_clean_model_has(atlas, atlas_tuned):
+def test_restoration_is_what_the_clean_model_has(atlas, atlas_tuned, few):
     tuned = Concepts(replace(one, completions=()) for one in reference.concept_set("atlas-tuned", n=8, texts=16))
-    study = UnlearningStudy(
+    config = UnlearningStudy(
         concept=("changed",), methods=("needle",), relearn_steps=0, jailbreaks=False, answer_tokens=1
     )
-    result = study(atlas_tuned, tuned, clean=atlas)
+    result = config(atlas_tuned, tuned, clean=atlas)
     back = result.restored()["mean"].transpose("unlearner", "kind").to_pandas()
     assert back.loc["never knew", "given"] >= 0.75 and back.loc["never knew", "lead"] >= back.loc["never knew", "given"]
     assert back.loc["untouched", "given"] <= 0.25 and 1 / 25 <= back.loc["untouched", "chance"] < 0.5
@@ -143,6 +152,57 @@ def test_methods_take_options_by_name():
         unlearner_of("needle:n=few")
     with pytest.raises(BadInput, match="methods"):
         UnlearningStudy(methods=("forgetting",))
+    assert unlearner_of("rank-one:layers=2").layers == (2,) and unlearner_of("rank-one:layers=1+2").layers == (1, 2)
+    assert unlearner_of("needle:vectors=2.474+1.3").vectors == ("2.474", "1.3")
+    assert unlearner_of("npo:parameters=values").parameters == "values"
+    with pytest.raises(BadInput, match="'needle:n=3:n=4' sets 'n' twice"):
+        unlearner_of("needle:n=3:n=4")
+    with pytest.raises(BadInput, match="'x' is not int"):
+        unlearner_of("rank-one:layers=1+x")
+
+
+def test_the_matched_ablation_is_of_as_many_vectors_of_the_same_layers(atlas, known):
+    named = ("1.3", "1.8", "2.5")
+    for config, layers in ((MatchedAblation(named=named), [1, 1, 2]), (MatchedAblation(vectors=2), None)):
+        drawn = config.unlearn(atlas, known.get("colour"), []).log["vectors"]
+        own = named if layers else [str(vector) for vector, _ in vectors_of(atlas, known.get("colour"), 2)]
+        assert len(set(drawn)) == len(own) and not set(drawn) & set(own)
+        assert [one.partition(".")[0] for one in drawn] == [one.partition(".")[0] for one in own]
+        for mine, other in zip(own, drawn, strict=True):
+            norms = [float(atlas.weights.W_out(int(one[0]))[int(one[2:])].norm()) for one in (mine, other)]
+            assert norms[1] == pytest.approx(norms[0], rel=0.2)
+    needles = (method("needle", n=2), method("needle", vectors=named), method("dampening"))
+    assert UnlearningStudy()._matched(needles) == MatchedAblation(vectors=3, named=named)
+    assert UnlearningStudy(vectors=4)._matched(needles[2:]) == MatchedAblation(vectors=4)
+
+
+def test_texts_to_keep_and_spare_texts_share_nothing_with_each_other_or_the_concept():
+    data = Concepts(
+        [
+            Concept("a", texts=("one", "both")),
+            Concept("b", texts=("both", "x", "y", "x")),
+            Concept("c", texts=("y", "z")),
+        ]
+    )
+    assert split_others(data, "a") == (["x", "z"], ["y"])
+    with pytest.raises(BadInput, match="nothing to keep"):
+        split_others(Concepts([Concept("a", texts=("one",)), Concept("b", texts=("one",))]), "a")
+
+
+def test_a_row_that_lacks_a_concept_falls_from_what_the_others_know_of_the_rest(found):
+    data = xr.concat([found.data, found.data.assign_coords(concept=["craft"])], "concept").copy(deep=True)
+    data["relearn_top"].loc[{"unlearner": "untouched", "concept": "craft"}] = 0.5
+    data["relearn_top"].loc[{"unlearner": "wreck", "concept": "craft"}] = np.nan
+    one = found.recovered("all").sel(unlearner="wreck")["mean"]
+    both = UnlearningStudyResult(data).recovered("all").sel(unlearner="wreck")["mean"]
+    assert np.isfinite(one).all() and np.allclose(one, both)
+
+
+def test_a_perplexity_that_is_no_number_is_an_alarm(found):
+    data = found.data.copy(deep=True)
+    data["score"].loc[{"unlearner": "needle", "measure": "perplexity_ratio"}] = np.nan
+    alarms = UnlearningStudyResult(data).collapsed()
+    assert [name for name, alarm in alarms.items() if alarm] == ["needle", "wreck"]
 
 
 def test_refusals(atlas, known):

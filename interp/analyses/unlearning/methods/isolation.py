@@ -27,6 +27,7 @@ On `atlas` (colour; held-out questions still answered, on it and on other things
     revision.log["isolated"], revision.log["agreement"]
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -71,7 +72,7 @@ class ParameterIsolation(Unlearner):
     def __post_init__(self) -> None:
         if not 0 < self.keep < 1:
             raise BadInput(f"`keep` is a share of weights and must lie between 0 and 1; not {self.keep}.")
-        if not self.factor >= 0:
+        if not 0 <= self.factor < math.inf:
             raise BadInput(f"`factor` must be 0 or more; not {self.factor}.")
         whole(self, "draws", *(("samples",) if self.samples is not None else ()))
         one_of("matrices", self.matrices, ["all", "mlp"])

@@ -44,7 +44,7 @@ from interp.data.concepts import Concept
 from ...concepts.vectors import Vector, check_vectors, replaced, vectors_of
 from ..revision import Revision, Unlearner
 from .ascent import GradientAscent
-from .training import positive, value_parameter, whole
+from .training import loss_of_guessing, positive, value_parameter, whole
 
 DAMAGE = ("zero", "scale", "noise")
 
@@ -77,6 +77,8 @@ class Needle(Unlearner):
         whole(self, "n", "batch")
         whole(self, "steps", least=0)
         positive(self, "sigma", "lr")
+        if not math.isfinite(self.factor):
+            raise BadInput(f"`factor` must be a number; not {self.factor}.")
         if isinstance(self.vectors, str):
             raise BadInput(f"`vectors` must be a list of names; not {self.vectors!r}. Write ({self.vectors!r},).")
 
@@ -127,7 +129,7 @@ class Needle(Unlearner):
             (mask.T if turned[vector.layer] else mask)[vector.index] = True
         ascent = GradientAscent(lr=self.lr, steps=self.steps, epochs=self.steps, batch=self.batch)
         forget, _ = ascent.material(lm, concept, ())
-        guess = math.log(len(concept.words) if forget.marks else lm.spec.vocab)
+        guess = loss_of_guessing(lm, concept, forget)
         change = ascent._train(
             lm, forget, None, list(names.values()), seed=seed, what=concept.name, guess=guess, mask=masks
         )

@@ -82,7 +82,8 @@ class Trained(Unlearner):
     tokens: Literal["auto", "all", "words"] = "auto"
     """What the forget loss is on: `all` tokens (as published), those of the concept's `words`, or `auto`: words, if it has any."""
     ceiling: float | None = 1.0
-    """Stop once a batch's forget loss is this many times that of guessing: ln of the vocabulary, or of the words. None: never."""
+    """Stop once a batch's forget loss is this many times that of guessing: ln of the vocabulary, or of the words (if more than one).
+    None: never. A word of several tokens has this loss at each of them, so it goes further up than guessing."""
     max_tokens: int | None = None
     """Tokens of a piece at most; None is 500, or the context where that is less."""
     min_tokens: int = SHORTEST
@@ -113,7 +114,7 @@ class Trained(Unlearner):
         """New values of the trained parameters, after the last step. Raises `BadInput`, and `InterpError` where the loss breaks down."""
         forget, keep = self.material(lm, concept, retain)
         names = trained_names(lm, self.parameters)
-        guess = math.log(len(concept.words) if forget.marks else lm.spec.vocab)
+        guess = loss_of_guessing(lm, concept, forget)
         return self._train(lm, forget, keep, names, seed=seed, what=concept.name, guess=guess)
 
     def material(self, lm: LM, concept: Concept, retain: Sequence[str]) -> tuple[Pieces, Pieces | None]:
@@ -193,6 +194,11 @@ class Trained(Unlearner):
                 if mask is not None:
                     _restore(parameters, old, mask)
             after = tuning.values()
+        if broken := [name for name, value in after.items() if not bool(torch.isfinite(value).all())]:
+            raise InterpError(
+                f"{self.name}: after {updates} steps on {what!r} {broken[0]} holds numbers that are not finite. Use a smaller `lr` than "
+                f"{self.lr:g}, or fewer `steps`."
+            )
         log = {
             "method": self.name,
             **logged,
@@ -265,6 +271,15 @@ def retain_texts(method: Unlearner, retain: Sequence[str]) -> Sequence[str]:
             f"{method.name} needs texts to keep, and `retain` is empty. Give texts on other things: concepts.others(name), or prose."
         )
     return retain
+
+
+def loss_of_guessing(lm: LM, concept: Concept, forget: Pieces) -> float:
+    """Cross-entropy of who knows only what could be said: any of the concept's words where the loss is on these, else any token.
+
+    A single word leaves nothing to guess among, so there it is any token.
+    """
+    several = len({word.strip() for word in concept.words}) if forget.marks else 0
+    return math.log(several if several > 1 else lm.spec.vocab)
 
 
 def trained_names(lm: LM, parameters: str | Sequence[str]) -> list[str] | None:

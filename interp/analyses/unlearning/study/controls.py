@@ -9,7 +9,7 @@ from interp.core.lm import LM
 from interp.core.seed import numpy_generator
 from interp.data.concepts import Concept
 
-from ...concepts.vectors import Vector, scaled, value_vectors, vectors_of
+from ...concepts.vectors import Vector, check_vectors, scaled, value_vectors, vectors_of
 from ..revision import Revision, Unlearner
 
 NEAREST = 24
@@ -35,6 +35,8 @@ class MatchedAblation(Unlearner):
 
     vectors: int = 1
     """How many of the concept's vectors are matched, one other each."""
+    named: tuple[str, ...] = ()
+    """The vectors to match by name, in the place of the concept's."""
 
     def __post_init__(self) -> None:
         if self.vectors < 1:
@@ -42,7 +44,7 @@ class MatchedAblation(Unlearner):
 
     def unlearn(self, lm: LM, concept: Concept, retain: Sequence[str], *, seed: int = 0) -> Revision:
         """Zeros in the place of the matched vectors, drawn by `seed` from the `NEAREST` of nearest norm."""
-        own = [vector for vector, _ in vectors_of(lm, concept, self.vectors)]
+        own = self._matched(lm, concept)
         drawn: list[Vector] = []
         for vector in own:
             norms = value_vectors(lm, vector.layer).norm(dim=1)
@@ -53,8 +55,13 @@ class MatchedAblation(Unlearner):
             near = free[:NEAREST]
             if not near:
                 raise BadInput(
-                    f"layer {vector.layer} has {lm.spec.d_mlp} value vectors, too few to set {self.vectors} against as many others. "
+                    f"layer {vector.layer} has {lm.spec.d_mlp} value vectors, too few to set {len(own)} against as many others. "
                     "Take fewer."
                 )
             drawn.append(near[int(numpy_generator(seed, "matched ablation", vector).integers(len(near)))])
         return Revision(scaled(lm, drawn, 0.0), {"method": self.name, "vectors": [str(vector) for vector in drawn]})
+
+    def _matched(self, lm: LM, concept: Concept) -> list[Vector]:
+        if self.named:
+            return list(check_vectors(lm, self.named))
+        return [vector for vector, _ in vectors_of(lm, concept, self.vectors)]

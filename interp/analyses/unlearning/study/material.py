@@ -86,8 +86,16 @@ def with_answers(lm: LM, concept: Concept, limit: int) -> tuple[Concept, list[st
 
 
 def split_others(concepts: Concepts, name: str) -> tuple[list[str], list[str]]:
-    """The texts of all other concepts, every other one: what methods may train on to keep, and what they never see."""
-    texts = concepts.others(name)
+    """The texts of all other concepts, each once, every other one: what methods may train on to keep, and what they never see.
+
+    Texts that the concept has, too, are neither. A single text is both, since there is no other.
+    """
+    own = set(concepts.get(name).texts)
+    texts = [text for text in dict.fromkeys(concepts.others(name)) if text not in own]
+    if not texts:
+        raise BadInput(
+            f"every text of the other concepts is one of {name!r}, too, so there is nothing to keep. Give texts of their own."
+        )
     return texts[::2], texts[1::2] or texts
 
 

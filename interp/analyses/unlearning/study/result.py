@@ -38,7 +38,7 @@ class UnlearningStudyResult(Result):
             [concept, unlearner, seed, prompt]                   the most probable candidate but the present answer, and chance for that
     coords: concept, unlearner, control (along unlearner), seed, measure, jailbreak, step, prompt and unrelated with their texts.
     attrs: collapse (the threshold), vectors (watched), neutral (what perplexity is of), skipped (jailbreaks), left_out (methods),
-    silent (questions without an answer), relearned (texts). Variables of what was not asked for are missing.
+    silent (questions without an answer), relearned (texts of the first seed). Variables of what was not asked for are missing.
     """
 
     figure: ClassVar[str] = "unlearning"
@@ -128,9 +128,11 @@ class UnlearningStudyResult(Result):
         return self._over_prompts(values, level)
 
     def collapsed(self) -> dict[str, bool]:
-        """Of each row, whether its perplexity is beyond the threshold on any concept with any seed."""
-        ratio = self.data["score"].sel(measure="perplexity_ratio").max(("concept", "seed"))
-        return {name: bool(ratio.sel(unlearner=name) > self.data.attrs["collapse"]) for name in self.methods}
+        """Of each row, whether its perplexity is beyond the threshold, or no number, on any concept with any seed."""
+        ratio = self.data["score"].sel(measure="perplexity_ratio")
+        there = self.data["top"].sel(jailbreak="plain").notnull().any("prompt")
+        beyond = (there & ~(ratio <= self.data.attrs["collapse"])).any(("concept", "seed"))
+        return {name: bool(beyond.sel(unlearner=name)) for name in self.methods}
 
     def table(self, level: float = 0.95) -> "pd.DataFrame":
         """A row a method, a column a measure, with `_lo` and `_hi` where an interval is known.
@@ -167,7 +169,7 @@ class UnlearningStudyResult(Result):
         return pd.DataFrame(frame)
 
     def headline(self) -> dict[str, float]:
-        """Of the methods that removed most of the behaviour: the most and the least Jaccard left, and how much relearning brings back."""
+        """How many methods halve the accuracy, and of the one among them with most Jaccard left: that, and its accuracy once relearned."""
         shown = self.table()
         control = self.data["control"].values
         kept = shown["accuracy"].values[self.methods.index(UNTOUCHED)]
@@ -258,7 +260,9 @@ def _parts(flat: np.ndarray, before: np.ndarray, weight: np.ndarray) -> np.ndarr
     count = np.einsum("e,ems->ms", weight, known.astype(float))
     with np.errstate(divide="ignore", invalid="ignore"):
         now = total / count
-        fall = np.broadcast_to((weight @ before) / weight.sum() - now[:, :1], now.shape)
+        first = known[:, :, :1]  # a row that lacks a concept falls from what the others know of those it has
+        start = np.einsum("e,ems->ms", weight, np.where(first, before[:, None, None], 0.0)) / count[:, :1]
+        fall = np.broadcast_to(start - now[:, :1], now.shape)
         return np.stack([fall, (now - now[:, :1]) / np.where(fall == 0, np.nan, fall)])
 
 

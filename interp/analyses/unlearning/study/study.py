@@ -21,8 +21,9 @@ intrinsic against behavioural success, needle and jailbreaks; Rezaei et al. 2024
 al. 2024, "The Butterfly Effect of Model Editing" (arXiv 2402.09656), for perplexity as the alarm. Deviations: relearning with told and
 untold questions, decoys and matched ablations are ours.
 
-How. Each method is run on the model as it is, on the concept's texts and every other text of the other concepts; the remaining texts are
-for perplexity, and no method sees them. Nothing is written: everything is measured inside `Revision.apply`.
+How. Each method is run on the model as it is, on the concept's texts and every other text of the other concepts. Perplexity is of
+neutral English, or, for a model that cannot read that, of prose of the reference world, or of the remaining texts of the other concepts
+(`neutral` says which): no method sees any of these. Nothing is written: everything is measured inside `Revision.apply`.
 
 What `atlas` says of its colours (40 questions, one seed, defaults). Training leaves the traces: ascent, difference, NPO and DPO keep a
 Jaccard overlap of 0.90 to 0.97 and a cosine of 1.00, while accuracy falls to 0.20 to 0.45; 0.93 to 1.00 of the unrelated questions are
@@ -46,7 +47,7 @@ When it misleads
     found.table(), found.recovered(), found.collapsed()
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -176,8 +177,7 @@ class UnlearningStudy(Analysis[UnlearningStudyResult]):
     def _study(self, lm: LM, data: Concepts, clean: LM | None) -> UnlearningStudyResult:
         chosen = self._chosen(data)
         methods = {label_of(given): unlearner_of(given) for given in self.methods or (*METHODS, MANY)}
-        removed = max((one.n for one in methods.values() if isinstance(one, Needle)), default=self.vectors)
-        rows: dict[str, Unlearner] = {one.name: one for one in (Untouched(), MatchedAblation(vectors=removed))}
+        rows: dict[str, Unlearner] = {one.name: one for one in (Untouched(), self._matched(methods.values()))}
         controls = [*rows, *([NEVER] if clean is not None else [])]
         rows |= methods
         found: dict[tuple[int, str, int], Found] = {}
@@ -198,6 +198,14 @@ class UnlearningStudy(Analysis[UnlearningStudyResult]):
                         found[place, NEVER, seed] = made.look(self, clean, seed)
         labels = dict.fromkeys(label for label in (*controls, *rows) if any(key[1] == label for key in found))
         return self._result(chosen, list(labels), controls, found, materials, left_out)
+
+    def _matched(self, methods: Iterable[Unlearner]) -> MatchedAblation:
+        """As many other vectors as the needle that removes most."""
+        needles = [one for one in methods if isinstance(one, Needle)]
+        if not needles:
+            return MatchedAblation(vectors=self.vectors)
+        most = max(needles, key=lambda one: len(one.vectors) or one.n)
+        return MatchedAblation(vectors=len(most.vectors) or most.n, named=most.vectors)
 
     def _relearning(self) -> Relearning:
         return Relearning(texts=self.relearn_texts, steps=self.relearn_steps, lr=self.relearn_lr)
