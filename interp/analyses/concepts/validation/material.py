@@ -73,6 +73,7 @@ def asked_of(
     lm: LM,
     data: Any,
     *,
+    names: Sequence[str] = (),
     sizes: Sequence[int] = (),
     prompts: int | None = None,
     answers: Answers = "whole",
@@ -80,7 +81,10 @@ def asked_of(
     folded: bool = False,
     tokens: int = 0,
 ) -> list[Asked]:
-    """Every concept as tokens, with its vectors. Raises `BadInput` for what cannot be judged, `UnsupportedArchitecture` for experts."""
+    """The concepts of these `names` (all where none is given) as tokens, with their vectors.
+
+    Raises `BadInput` for what cannot be judged, `UnsupportedArchitecture` for experts.
+    """
     if isinstance(data, Concept):
         data = Concepts([data])
     if not isinstance(data, list) or not data or not all(isinstance(one, Concept) for one in data):
@@ -93,18 +97,20 @@ def asked_of(
             f"{lm.spec.name} ({lm.spec.family}) has {lm.spec.experts} experts a layer, each with value vectors of its own that only the "
             "tokens routed to it meet. Damage of single experts' vectors is not proven here: use a model with one MLP a layer."
         )
-    return [_asked(lm, one, sizes, prompts, answers, bos, folded, tokens) for one in data]
+    chosen = Concepts(data).named(names)
+    return [_asked(lm, one, sizes, prompts, answers, bos, folded, tokens) for one in chosen]
 
 
 def _asked(
     lm: LM, concept: Concept, sizes: Sequence[int], prompts: int | None, answers: Answers, bos: bool | None, folded: bool, tokens: int
 ) -> Asked:  # fmt: skip
     chosen = tuple(sizes) or _sizes(concept)
-    found = vectors_of(lm, concept, max(chosen), folded=folded)
-    if len(found) < max(chosen):
+    if max(chosen) > lm.spec.n_layers * lm.spec.d_mlp:
         raise BadInput(
-            f"{lm.spec.name} has {len(found)} value vectors, and sets of {max(chosen)} are asked for. Ask for smaller `sizes`."
+            f"{lm.spec.name} has {lm.spec.n_layers * lm.spec.d_mlp} value vectors, and sets of {max(chosen)} are asked for. Ask for "
+            "smaller `sizes`."
         )
+    found = vectors_of(lm, concept, max(chosen), folded=folded)
     kept = {kind: getattr(concept, kind)[:prompts] for kind in KINDS}
     for kind, given in kept.items():
         if not given:

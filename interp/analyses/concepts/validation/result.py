@@ -224,6 +224,12 @@ class ConceptValidationResult(Result):
                 f"{row['concept']:<{wide}} {row['vectors']:7d}  {row['related']:+7.3f}  {row['unrelated']:+9.3f}  {row['gap']:+.3f} "
                 f"({row['ci_lo']:+.3f} to {row['ci_hi']:+.3f})  {row['null_gap']:+9.3f}  {p:>14}{overlap}"
             )
+        least = len(table) / (1 + table["n_null"].min())
+        if table["n_null"].min() and least >= 0.05:
+            lines.append(
+                f"too few matched sets to tell: {table['n_null'].min()} of them and {len(table)} concept{'s' * (len(table) > 1)} give no p "
+                f"(Holm) below {min(1.0, least):.2g}; ask for draws={20 * len(table)} or more"
+            )
         if bool((self.data["size"] == 1).any()) and int(self.data["size"].max()) > 1:
             alone = [
                 f"{row['concept']} {self.data['name'].sel(concept=row['concept']).values[0]} {row['related']:+.4f}"
@@ -261,7 +267,7 @@ class ConceptValidationResult(Result):
         if self.data.sizes["draw"]:
             drawn = self.null_effects(metric).sel(at, drop=True).sel(concept=name, drop=True)
             null = (drawn.sel(kind="related") - drawn.sel(kind="unrelated")).values
-            null = null[np.isfinite(null)]
+            null = null[~np.isnan(null)]
         beyond = int((null >= gap - 1e-12).sum())
         row = {
             "concept": name, "vectors": at["size"], "related": means[0], "unrelated": means[1], "gap": gap, "ci_lo": limits[0],

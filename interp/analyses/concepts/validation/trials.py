@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from interp.core.errors import InterpError
+from interp.core.errors import BadInput, InterpError
 from interp.core.lm import LM
 from interp.core.progress import Progress
 
@@ -235,6 +235,9 @@ class _Parts:
     def __init__(self, trials: Trials, listed: Sequence[Trial]) -> None:
         self.of, self.listed = trials, listed
         self.sums = np.zeros((len(listed), len(KINDS), len(MEASURED)))
+        for trial in listed:
+            if trial.draw < 0:
+                trials.score[:, trial.size, trial.dose, : len(MEASURED)] = 0.0
         self.kind: Callable[[int], int] = lambda place: KINDS.index(str(trials.asked.kinds[place]))
 
     def before(self, group: Group, meter: Meter) -> np.ndarray:
@@ -244,11 +247,20 @@ class _Parts:
         return values
 
     def put(self, place: int, group: Group, values: np.ndarray) -> None:
-        """Add the values [row, measured] of one damage on one group."""
-        trial = self.listed[place]
+        """Add the values [row, measured] of one damage on one group. Raises `BadInput` where the damaged model gives no numbers."""
+        trial, of = self.listed[place], self.of
+        if np.isnan(values).any():
+            which = (
+                f"sets matched to those of {of.asked.concept.name!r}"
+                if trial.draw >= 0
+                else repr(of.asked.concept.name)
+            )
+            raise BadInput(
+                f"{of.lm.spec.name} ({of.lm.spec.dtype}) gives NaN with how={of.config.how!r} at dose {of.config.doses[trial.dose]:g} on "
+                f"{len(trial.vectors)} vectors of {which}: numbers overflow. Ask for smaller `doses`."
+            )
         if trial.draw < 0:
-            at = self.of.score[list(group.places), trial.size, trial.dose, : len(MEASURED)]
-            self.of.score[list(group.places), trial.size, trial.dose, : len(MEASURED)] = np.nan_to_num(at) + values
+            of.score[list(group.places), trial.size, trial.dose, : len(MEASURED)] += values
             return
         for row, prompt in enumerate(group.places):
             self.sums[place, self.kind(prompt)] += values[row]

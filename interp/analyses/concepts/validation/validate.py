@@ -25,6 +25,8 @@ class ConceptValidation(Analysis[ConceptValidationResult]):
 
     takes: ClassVar[str] = "concepts"
 
+    concept: tuple[str, ...] = ()
+    """Names of the concepts to look at; none given means all. Each is judged by its own prompts."""
     how: Literal["zero", "scale", "noise", "relative-noise"] = "scale"
     """Remove the vectors, scale them, or add noise: of an absolute size a coordinate (published: 0.1), or as a multiple of the vector's
     own length."""
@@ -36,9 +38,10 @@ class ConceptValidation(Analysis[ConceptValidationResult]):
     tokens: int = 20
     """Tokens generated after each prompt, before and after damage (published: 100); 0 generates nothing."""
     draws: int = 99
-    """Matched sets that the largest set is compared with at the main dose; the smallest p is 1 / (draws + 1)."""
-    band: int = 9
-    """Matched sets at the other sizes and doses, at most `draws`."""
+    """Matched sets that the largest set is compared with at the main dose: most of the cost. The smallest p is 1 / (draws + 1), and Holm's
+    is that times the concepts: 99 can tell four concepts at 5 %; twenty times as many as there are concepts are needed."""
+    band: int = 4
+    """Matched sets at each other size and dose, at most `draws`: enough for a band, too few for a p (the smallest is 1 / (band + 1))."""
     null_answers: int = 0
     """Matched sets that answers are generated with too, for a null of the overlap; each costs a generation a size and dose."""
     match: Literal["norm", "write"] = "norm"
@@ -65,6 +68,7 @@ class ConceptValidation(Analysis[ConceptValidationResult]):
         one_of("match", self.match, MATCHES)
         one_of("reference", self.reference, ["original", "damaged"])
         one_of("answers", self.answers, ["whole", "first", "single"])
+        object.__setattr__(self, "concept", (self.concept,) if isinstance(self.concept, str) else tuple(self.concept))
         for name in ("doses", "sizes"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, int | float) else tuple(value))
@@ -116,7 +120,7 @@ class ConceptValidation(Analysis[ConceptValidationResult]):
     def cost(self, lm: LM, data: Any = None) -> Cost:
         """Rows through the layers behind a damage, for every damage; noise and generated answers take whole passes."""
         rows = tokens = speech = 0.0
-        longest, asked = 0, self._asked(lm, data)
+        kept, asked = 0, self._asked(lm, data)
         for one in asked:
             lengths = [len(prompt) + max(0, len(prompt.answer_ids) - 1) for prompt in one.tokens]
             share = 1.0 if self.noisy else 1 - one.layers[0] / lm.spec.n_layers
@@ -128,14 +132,16 @@ class ConceptValidation(Analysis[ConceptValidationResult]):
             rows += len(lengths) * (times + 2 * said)
             tokens += sum(lengths) * times
             speech += said * sum(2 * length + 2 * self.tokens for length in lengths)
-            longest = max(longest, *lengths)
+            targets = sum(max(1, len(prompt.answer_ids)) for prompt in one.tokens)
+            kept = max(kept, targets if self.noisy else 0, len(lengths) * self.tokens)
         layers = max(len(one.layers) for one in asked)
         width = 3 * lm.spec.n_layers * lm.spec.d_model + layers * lm.spec.d_mlp
-        held = self.batch_tokens * (width * lm.spec.bytes_per_value + 16 * lm.spec.vocab)
+        held = self.batch_tokens * (width * lm.spec.bytes_per_value + 16 * lm.spec.vocab) + 8 * kept * lm.spec.vocab
         note = f"{len(asked)} concepts, {sum(len(one.tokens) for one in asked)} prompts"
         return Cost(rows, int(tokens + speech), int(held), note)
 
     def _asked(self, lm: LM, data: Any) -> list[Asked]:
         return asked_of(
-            lm, data, sizes=self.sizes, prompts=self.prompts, answers=self.answers, bos=self.bos, folded=self.folded, tokens=self.tokens
+            lm, data, names=self.concept, sizes=self.sizes, prompts=self.prompts, answers=self.answers, bos=self.bos,
+            folded=self.folded, tokens=self.tokens,
         )  # fmt: skip
