@@ -70,9 +70,20 @@ class Concept:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise BadInput(f"a concept needs a name; not {self.name!r}.")
+        for group in ("words", "vectors", "related", "unrelated", "completions", "texts"):
+            given = getattr(self, group)
+            if isinstance(given, str):
+                raise BadInput(f"`{group}` of the concept {self.name!r} must be a list; not the text {given[:60]!r}.")
+            object.__setattr__(self, group, tuple(given))
         for group in ("words", "texts"):
             for entry in getattr(self, group):
                 check_text(entry, f"one of the {group} of the concept {self.name!r}")
+        for group in ("related", "unrelated", "completions"):
+            for entry in getattr(self, group):
+                if not isinstance(entry, Prompt):
+                    raise BadInput(
+                        f"`{group}` of the concept {self.name!r} are prompts; not {str(entry)[:60]!r}. Write Prompt.of(text, answer=...)."
+                    )
         if doubled := sorted({word for word in self.words if self.words.count(word) > 1}):
             raise BadInput(f"the concept {self.name!r} lists {listing(doubled)} more than once. Give each word once.")
 
@@ -181,7 +192,7 @@ class ConceptTokens:
     words: tuple[str, ...]
     """The words that have a token of their own, in the order given."""
     split: tuple[str, ...] = field(default_factory=tuple)
-    """The words that have none: this tokenizer cuts them."""
+    """The words that have none: this tokenizer cuts them, or does not know them."""
 
 
 def concept_tokens(tokenizer: Tokenizer, words: Sequence[str], *, at_least: int = 2) -> ConceptTokens:
@@ -195,16 +206,21 @@ def concept_tokens(tokenizer: Tokenizer, words: Sequence[str], *, at_least: int 
     for word in words:
         forms = dict.fromkeys([word, " " + word.strip(), word.strip()])
         alone = [tokenizer.encode(form, bos=False).ids for form in forms]
-        alone = [one for one in alone if len(one) == 1]
+        alone = [one for one in alone if len(one) == 1 and _spells(tokenizer, one[0], word)]
         (whole if alone else split).append(word)
         ids |= dict.fromkeys(one[0] for one in alone)
     if len(whole) < at_least:
-        cut = f"; {listing(split[:8])} are several tokens each" if split else ""
+        cut = f"; {listing(split[:8])} are several tokens each, or unknown" if split else ""
         raise BadInput(
             f"{len(whole)} of {len(words)} words are one token of this tokenizer{cut}. Value vectors promote tokens: give "
             f"{at_least} or more words that it has, such as its commonest ones on the subject."
         )
     return ConceptTokens(tuple(ids), tuple(whole), tuple(split))
+
+
+def _spells(tokenizer: Tokenizer, token: int, word: str) -> bool:
+    """Whether a token is this word, case and spaces aside; a word that a tokenizer does not know may be its one `<unk>`."""
+    return tokenizer.decode([token]).strip().casefold() == word.strip().casefold()
 
 
 def _rows(source: "str | Path | Iterable[Mapping[str, Any]]") -> Iterable[tuple[str, Any]]:

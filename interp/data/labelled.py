@@ -19,6 +19,7 @@ guard, and a bag of words the best baseline.
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,7 @@ def labelled(
         called = Path(source).stem if isinstance(source, str | Path) else "labelled texts"
     else:
         assert positive is not None and negative is not None
-        rows = _two_sides(_lines(positive, "positive"), _lines(negative, "negative"), paired)
+        rows = _two_sides(_lines(positive, "positive", paired), _lines(negative, "negative", paired), paired)
         called = Path(positive).stem if isinstance(positive, str | Path) else "labelled texts"
     rows = _limited(rows, limit)
     texts, labels, groups = zip(*rows, strict=True) if rows else ((), (), ())
@@ -190,9 +191,17 @@ def _two_sides(positive: list[str], negative: list[str], paired: bool) -> list[t
     return rows
 
 
-def _lines(given: "str | Path | Sequence[str]", what: str) -> list[str]:
+def _lines(given: "str | Path | Sequence[str]", what: str, paired: bool) -> list[str]:
     if isinstance(given, str | Path):
-        lines = [line for line in read_text(find_file(given)).splitlines() if line.strip()]
+        every = re.split(r"\r\n|\r|\n", read_text(find_file(given)))
+        while not every[-1].strip():
+            every.pop()
+        lines = [line for line in every if line.strip()]
+        if paired and len(lines) < len(every):
+            raise BadInput(
+                f"{given}, line {next(at for at, line in enumerate(every, 1) if not line.strip())}: a blank line, and paired texts "
+                "belong together line by line. Take it out, with its counterpart in the other file."
+            )
     else:
         lines = list(given)
     if not lines:

@@ -9,6 +9,7 @@ import pytest
 from interp.core.errors import BadInput
 from interp.data import Concept, Concepts, concept_tokens, concepts
 from interp.data.concepts import chunks
+from interp.models import reference
 
 PUBLISHED = {
     "ID": "7", "Concept": "Poland", "Layer": 23, "Dim": 743, "QA": [" What is the capital city of Poland?\n"],
@@ -118,3 +119,21 @@ def test_some_by_name():
     )
     with pytest.raises(BadInput, match="Did you mean 'Italy'"):
         both.named(("Itly",))
+
+
+def test_a_word_that_the_tokenizer_does_not_know_is_no_token():
+    lm = reference.as_lm(reference.concepts())
+    known = lm.tokenizer.decode([2])
+    assert len(lm.tokenizer.encode("zebra", bos=False).ids) == 1  # its <unk>
+    assert concept_tokens(lm.tokenizer, [known, "zebra"], at_least=1).split == ("zebra",)
+    with pytest.raises(BadInput, match=r"0 of 2 words .*'zebra' or 'gnu'.* unknown"):
+        concept_tokens(lm.tokenizer, ["zebra", "gnu"])
+
+
+@pytest.mark.parametrize("group", ["words", "texts", "vectors", "related"])
+def test_one_text_is_no_list(group):
+    with pytest.raises(BadInput, match=rf"`{group}` of the concept 'x' must be a list; not the text 'red'"):
+        Concept("x", **{group: "red"})
+    with pytest.raises(BadInput, match=r"`unrelated` of the concept 'x' are prompts; not 'Where\?'"):
+        Concept("x", unrelated=["Where?"])
+    assert Concept("x", words=["a", "b"]).words == ("a", "b")

@@ -59,3 +59,13 @@ def test_tables_and_jsonl(tmp_path):
 def test_refusals(call, said):
     with pytest.raises(BadInput, match=said.replace("(", r"\(").replace("`", ".")):
         call()
+
+
+def test_lines_of_pairs_do_not_slip(tmp_path):
+    (tmp_path / "p.txt").write_text("one\n\ntwo\n\n")
+    (tmp_path / "n.txt").write_text("eins\nzwei\n\n")
+    with pytest.raises(BadInput, match=r"p.txt, line 2: a blank line"):
+        labelled(positive=tmp_path / "p.txt", negative=tmp_path / "n.txt", paired=True)
+    (tmp_path / "p.txt").write_text("one\u2028more \r\ntwo\r\n", newline="")
+    pairs = labelled(positive=tmp_path / "p.txt", negative=tmp_path / "n.txt", paired=True)
+    assert pairs.texts == ("one\u2028more ", "eins", "two", "zwei") and pairs.paired

@@ -81,7 +81,7 @@ def check_vectors(lm: "LM", names: "Iterable[str | Vector]") -> tuple[Vector, ..
             raise BadInput(
                 f"{vector} names an expert, and {lm.spec.name} has one MLP a layer. Write {vector.layer}.{vector.index}."
             )
-        if vector.layer >= lm.spec.n_layers or vector.index >= lm.spec.d_mlp:
+        if not 0 <= vector.layer < lm.spec.n_layers or not 0 <= vector.index < lm.spec.d_mlp:
             raise BadInput(
                 f"{vector} is not in {lm.spec.name}: it has layers 0 to {lm.spec.n_layers - 1} of {lm.spec.d_mlp} value vectors, "
                 f"0 to {lm.spec.d_mlp - 1}."
@@ -96,7 +96,8 @@ def vectors_of(
 
     The share is how many of the concept's w tokens are among the w tokens that the vector promotes most; equal shares are ordered by the
     mean logit of the concept's tokens over the standard deviation of all. Vectors that the concept names itself come first, in its own
-    order (with `search` they are looked for nevertheless). Raises `BadInput` where the concept has neither words nor enough vectors.
+    order (with `search` they are looked for nevertheless). A vector of zeros promotes nothing and holds nothing. All there are where a
+    model has fewer than `n`. Raises `BadInput` where the concept has neither words nor enough vectors.
     """
     if n < 1:
         raise BadInput(f"`n` must be at least 1; not {n}.")
@@ -150,8 +151,11 @@ def _held(lm: "LM", ids: Tensor, folded: bool) -> tuple[Tensor, Tensor]:
         share, margin = [], []
         for rows in value_vectors(lm, layer).split(ROWS):
             logits = rows @ unembedding
-            share.append(member.to(logits.device)[logits.topk(len(ids), dim=1).indices].float().mean(dim=1))
-            margin.append((logits[:, ids].mean(dim=1) - logits.mean(dim=1)) / logits.std(dim=1).clamp_min(1e-30))
+            silent = (rows == 0).all(dim=1)  # all logits are equal, and topk would name the first ids
+            first = member.to(logits.device)[logits.topk(len(ids), dim=1).indices].float().mean(dim=1)
+            above = (logits[:, ids].mean(dim=1) - logits.mean(dim=1)) / logits.std(dim=1).clamp_min(1e-30)
+            share.append(first.masked_fill(silent, 0.0))
+            margin.append(above.masked_fill(silent, -torch.inf))
         shares.append(torch.cat(share).cpu())
         margins.append(torch.cat(margin).cpu())
     return torch.stack(shares), torch.stack(margins)

@@ -324,16 +324,32 @@ def test_restoration_and_privleak_are_told_from_the_clean_model(atlas, atlas_tun
     found = compare(start, clean, clean).measures()
     assert found["accuracy_before"] > 0.9 and found["accuracy_clean"] < 0.1
     assert found["restoration"] == found["prob_restoration"] == 1.0 and found["privleak"] == 0.0
-    stuck = compare(start, start, clean)
-    assert stuck.measures()["restoration"] == 0.0
-    assert stuck.measures()["privleak"] == pytest.approx(
-        (stuck.measures()["auc"] - found["auc_clean"]) / found["auc_clean"]
-    )
+    stuck = compare(start, start, clean).measures()
+    assert stuck["restoration"] == 0.0
+    known = dataclasses.replace(start, forget_score=np.array([4.0, 3.0]), heldout_score=np.array([2.0, 1.0]))
+    blind = dataclasses.replace(known, forget_score=np.array([4.0, 0.0]))
+    over = dataclasses.replace(known, forget_score=np.array([0.0, 0.5]))
+    measured = [compare(known, state, blind).measures() for state in (known, blind, over)]
+    assert [(one["auc"], one["auc_clean"]) for one in measured] == [(1.0, 0.5), (0.5, 0.5), (0.0, 0.5)]
+    assert [one["privleak"] for one in measured] == [-1.0, 0.0, 1.0]  # as published: below 0, not enough was forgotten
+    assert compare(known, blind).measures()["privleak"] == 0.5
+    traces = compare(known, blind, known)
+    assert math.isnan(traces.measures()["privleak"]) and "AUC is 1" in traces.reasons["privleak"]
     none = compare(start, clean, start)
     assert math.isnan(none.measures()["restoration"]) and "is that of the model before" in none.reasons["restoration"]
 
 
 # What is missing or wrong
+
+
+def test_a_gold_answer_longer_than_what_is_generated_is_compared_as_far(atlas, colour):
+    prompt = colour.related[0]
+    plan = Settings(tokens=8, nulls=0)
+    said = measure(atlas, Concept("x", related=(Prompt.of(prompt.text, answer=prompt.answer),)), ["0.1"], plan).asked[0]
+    gold = Concept("x", related=(Prompt.of(prompt.text, answer=said.answer + " and much more than was said"),))
+    short = measure(atlas, gold, ["0.1"], dataclasses.replace(plan, tokens=1)).asked[0]
+    assert short.knowmem == 1.0 and short.correct == 0.0
+    assert measure(atlas, gold, ["0.1"], dataclasses.replace(plan, tokens=30)).asked[0].knowmem < 0.6
 
 
 def test_what_is_missing_is_nan_with_a_reason(atlas):

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,7 +152,7 @@ def test_published_records_run_on_a_model_that_has_their_vectors():
         "text_completion": [{"First_half": "w1 w2 w3", "Second_half": "w4 w5"}], "wikipedia_content": "w1 w2 w3 w4 w5 w6 w7 w8",
     }  # fmt: skip
     both = concepts([record, record | {"Concept": "Italy", "ID": "2", "Dim": 79}])
-    result = dataclasses.replace(QUICK, top_k=10, neutral=0)(lm, other, both)
+    result = dataclasses.replace(QUICK, top_k=10, neutral=0, weights=False)(lm, other, both)
     trace = result.traces("cosine")["mean"]
     assert float(trace.sel(concept="Italy")) == 1.0 and abs(float(trace.sel(concept="Poland"))) < 0.9
     assert (result.data["null"].values.sum() == 12) and (result.traces("jaccard")["null"] == 1).all()
@@ -198,6 +199,42 @@ def test_what_is_no_concept_is_refused(atlas, data, match):
         QUICK(atlas, atlas, data)
 
 
+def test_models_of_other_processing_or_rounding_are_told_apart(stories):
+    folded = SimpleNamespace(spec=dataclasses.replace(stories.spec, processing="folded"), tokenizer=stories.tokenizer)
+    with pytest.raises(WrongModel, match="differ in processing: raw and folded"):
+        QUICK.check_all([stories, folded], [Concept("x", vectors=("0.1",))])
+    rounded = SimpleNamespace(spec=dataclasses.replace(stories.spec, dtype="bfloat16"), weights=stories.weights)
+    assert weight_change(stories, stories, []).attrs["floor"] == 0.0
+    assert (
+        weight_change(stories, rounded, []).attrs["floor"]
+        == weight_change(rounded, stories, []).attrs["floor"]
+        == 2.0**-9
+    )
+
+
+def test_some_concepts_are_looked_at_and_the_texts_of_all_are_known(atlas):
+    every = reference.concept_set("atlas")
+    quick = dataclasses.replace(QUICK, concept="colour", prompts=2, texts=4, neutral=0, nulls=2, weights=False)
+    result = quick(atlas, atlas, every)
+    assert quick.concept == ("colour",) and result.concepts == ["colour"]
+    assert result.data.attrs["heldout"] == "texts of the other concepts" and result.data.sizes["heldout"] == 4
+    assert quick.cost(atlas, atlas, every).note.endswith("6 prompts about 1 concepts, twice")
+    with pytest.raises(BadInput, match="no concept is called 'color'"):
+        dataclasses.replace(quick, concept=("color",))(atlas, atlas, every)
+    with pytest.raises(BadInput, match="`n_vectors` is 2049, and atlas has 2048 value vectors"):
+        dataclasses.replace(quick, n_vectors=2049)(atlas, atlas, every)
+    one = quick(atlas, atlas, every, heldout="The king rode out.", neutral_texts="The king rode out to the river.")
+    assert one.data.sizes["heldout"] == one.data.sizes["document"] == 1  # one text, not its letters
+    with pytest.raises(BadInput, match="one of `heldout` must be text; not int"):
+        quick(atlas, atlas, every, heldout=[3])
+
+
+def test_a_concepts_own_texts_are_not_called_those_of_others():
+    lm = reference.as_lm(reference.concepts())
+    alone = Concept("foxes", vectors=("0.1",), texts=("we saw the fox", "we saw the wolf"))
+    assert "the texts of foxes itself: no alarm" in QUICK(lm, lm, alone).data.attrs["neutral"]
+
+
 @pytest.mark.parametrize("fields", [{"n_vectors": 0}, {"neutral": -1}, {"nulls": -1}])
 def test_bad_options_are_refused(fields):
     with pytest.raises(BadInput, match=next(iter(fields))):
@@ -220,7 +257,7 @@ def test_weight_differences_have_the_planted_rank_and_place(atlas):
     other = type("Other", (), {})()
     from interp.models.weights import Weights
 
-    other.weights = Weights(changed, atlas.family, atlas.spec)
+    other.weights, other.spec = Weights(changed, atlas.family, atlas.spec), atlas.spec
     found = weight_change(atlas, other, [Vector(1, 3), Vector(1, 7), Vector(2, 0)])
     cell = {"matrix": "W_out", "layer": 1}
     assert float(found["change"].sum()) == float(found["change"].sel(cell))

@@ -71,3 +71,23 @@ def test_changes_touch_one_row(planted):
 def test_vectors_that_are_not_there(planted, names):
     with pytest.raises(BadInput):
         check_vectors(planted[0], names)
+
+
+def test_a_vector_of_zeros_holds_nothing(planted):
+    lm, _ = planted
+    first = tuple(lm.tokenizer.decode([token]) for token in range(2, 6))  # equal logits would rank the first ids first
+    plain = vectors_of(lm, Concept("first", first), lm.spec.n_layers * lm.spec.d_mlp)
+    dead = [Vector(0, index) for index in range(lm.spec.d_mlp)]
+    with lm.edit_weights(scaled(lm, dead, 0.0)):
+        found = vectors_of(lm, Concept("first", first), lm.spec.n_layers * lm.spec.d_mlp)
+    assert {vector for vector, _ in found[-len(dead) :]} == set(dead) and all(
+        share == 0 for _, share in found[-len(dead) :]
+    )
+    assert found[: -len(dead)] == [one for one in plain if one[0].layer != 0]
+
+
+def test_there_are_no_more_vectors_than_the_model_has_and_no_negative_ones(planted):
+    lm, answers = planted
+    assert len(vectors_of(lm, Concept("x", answers[0].words), 121)) == 120
+    with pytest.raises(BadInput, match=r"-1\.0 is not in"):
+        check_vectors(lm, [Vector(-1, 0)])

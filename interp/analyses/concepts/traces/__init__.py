@@ -20,10 +20,12 @@ vectors have changed only where they changed more than these.
     qa, completion, unrelated _bleu, _rouge   answers of the changed model against the ORIGINAL model's, greedy
     answer_prob, accuracy (unrelated_...)     of the gold answers: mean probability of the whole answer; share in which each of its tokens
                                               was the most probable one
-    knowmem       ROUGE-L of the gold answer and as many generated tokens
+    knowmem       ROUGE-L of the gold answer (at most `tokens` of it) and as many generated tokens
     verbmem       ROUGE-L of the second half of each of its texts and what the model puts after the first
-    auc, privleak membership of its texts against held-out ones, by the mean of the 40 % least probable tokens (Min-K% Prob);
-                  privleak = (auc - auc of the clean model) / auc of the clean model, or the plain difference auc - auc before
+    auc           probability that one of its texts is expected better than a held-out one, by the mean log-probability of the 40 %
+                  least probable tokens (Min-K% Prob); 1/2: not told apart
+    privleak      (a - a of the clean model) / a of the clean model, a = 1 - auc, as published (MUSE scores by loss); without a clean
+                  model a - a before. Against the clean model, below 0: more is left than there; above 0: so little that it shows
     kl            KL(before || after) of the next token at unrelated prompts, nats
     perplexity    of neutral text; perplexity_ratio, after / before: the alarm for a model that was broken, not taught to forget
     restoration   (after - before) / (clean - before) of the accuracy: how far a model came back to one that never was corrupted

@@ -67,10 +67,10 @@ class Traces:
             out |= {name + suffix: value for name, value in levels(state).items()}
         ratio, low, high = perplexity_ratio(self.before, self.after)
         out |= {"perplexity_ratio": ratio, "perplexity_low": low, "perplexity_high": high, "kl": _mean(self.kl)}
-        out["privleak"] = out["auc"] - out["auc_before"]
+        out["privleak"] = out["auc_before"] - out["auc"]
         if self.clean is not None:
-            goal = out["auc_clean"]
-            out["privleak"] = (out["auc"] - goal) / goal if goal else NONE
+            unknown = 1 - out["auc_clean"]  # MUSE scores by loss, so that its AUC is of not being a member
+            out["privleak"] = (out["auc_clean"] - out["auc"]) / unknown if unknown else NONE
         return out | self.restoration()
 
     def restoration(self) -> dict[str, float]:
@@ -212,8 +212,8 @@ def _explain(traces: Traces) -> None:
         reasons["privleak"] = "there are no " + (
             "texts of the concept" if not len(state.forget_score) else "held-out texts"
         )
-    elif traces.clean is not None and not levels(traces.clean)["auc"]:
-        reasons["privleak"] = "the clean model's AUC is 0, which nothing can be told from"
+    elif traces.clean is not None and levels(traces.clean)["auc"] == 1:
+        reasons["privleak"] = "the clean model's AUC is 1: it expects all of the texts better than any held-out one"
     if not len(state.neutral_tokens):
         reasons["perplexity"] = "no neutral text was given"
     if traces.clean is None:

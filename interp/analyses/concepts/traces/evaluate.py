@@ -12,16 +12,17 @@ from interp.core.errors import BadInput, InterpError, WrongModel
 from interp.core.lm import LM
 from interp.core.progress import track
 from interp.data.concepts import Concept, Concepts, concept_tokens
+from interp.data.prompts import check_text
 
 from ..vectors import Vector, check_vectors, vectors_of
 from .assemble import assemble
 from .comparison import Traces, compare
 from .result import UnlearningResult
-from .settings import Material, Settings, neutral_material
+from .settings import OTHERS, Material, Settings, neutral_material
 from .snapshot import fixed_unembedding, measure
 from .weights import weight_change
 
-SAME = ("family", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_mlp", "vocab", "gated")
+SAME = ("family", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_mlp", "vocab", "gated", "processing")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class UnlearningEvaluation(Comparison[UnlearningResult], Settings):
 
     takes: ClassVar[str] = "concepts"
 
+    concept: tuple[str, ...] = ()
+    """Names of the concepts to look at; none given means all. Texts of the others are what membership is told from."""
     n_vectors: int = 1
     """Value vectors looked for in BEFORE, for a concept that names none."""
     neutral: int = 20
@@ -39,6 +42,7 @@ class UnlearningEvaluation(Comparison[UnlearningResult], Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "concept", (self.concept,) if isinstance(self.concept, str) else tuple(self.concept))
         for name, least in (("n_vectors", 1), ("neutral", 0)):
             if getattr(self, name) < least:
                 raise BadInput(f"`{name}` must be at least {least}; not {getattr(self, name)}.")
@@ -63,23 +67,26 @@ class UnlearningEvaluation(Comparison[UnlearningResult], Settings):
         for one, what in ((lm, "first"), (other, "second"), (clean, "clean")):
             if one is not None and not hasattr(one, "spec"):
                 raise BadInput(f"the {what} model is {type(one).__name__!r}, no model. Load it with `interp.load`.")
+        heldout, neutral_texts = _texts("heldout", heldout), _texts("neutral_texts", neutral_texts)
         models = [lm, other] if clean is None else [lm, other, clean]
         concepts = concept_list(data)
-        self.check_all(models, concepts)
+        self.check_all(models, self.chosen(concepts))
         inputs: dict[str, Any] = {"other": other, "data": concepts} | ({} if clean is None else {"clean": clean})
-        inputs |= {"heldout": tuple(heldout)} if heldout else {}
-        inputs |= {"neutral": tuple(neutral_texts)} if neutral_texts else {}
-        return self._recorded(
-            lm, inputs, lambda: self._evaluate(models, concepts, tuple(heldout), tuple(neutral_texts))
-        )
+        inputs |= {"heldout": heldout} if heldout else {}
+        inputs |= {"neutral": neutral_texts} if neutral_texts else {}
+        return self._recorded(lm, inputs, lambda: self._evaluate(models, concepts, heldout, neutral_texts))
 
     def check_models(self, lm: LM, other: LM, data: Any) -> None:
         """Refuse what cannot be compared, before anything is paid."""
-        self.check_all([lm, other], concept_list(data))
+        self.check_all([lm, other], self.chosen(concept_list(data)))
 
     def compare(self, lm: LM, other: LM, data: Any, store: Any = None) -> UnlearningResult:
         """Compute the result without a clean model and other texts. Nothing is drawn, printed or saved."""
         return self._evaluate([lm, other], concept_list(data), (), ())
+
+    def chosen(self, concepts: Concepts) -> Concepts:
+        """The concepts that are looked at; `BadInput` lists the names where one is not there."""
+        return Concepts([concepts.get(name) for name in self.concept]) if self.concept else concepts
 
     def check_all(self, models: Sequence[LM], concepts: Concepts) -> None:
         """Refuse models of other shapes or tokenizers (`WrongModel`), and vectors and prompts that the first does not take."""
@@ -98,6 +105,10 @@ class UnlearningEvaluation(Comparison[UnlearningResult], Settings):
                     "Give a model and a changed copy of it."
                 )
         self.top(first)
+        if self.n_vectors > (most := first.spec.n_layers * first.spec.d_mlp):
+            raise BadInput(
+                f"`n_vectors` is {self.n_vectors}, and {first.spec.name} has {most} value vectors. Ask for fewer."
+            )
         for concept in concepts:
             if concept.vectors:
                 _about(concept, check_vectors, first, concept.vectors)
@@ -126,7 +137,7 @@ class UnlearningEvaluation(Comparison[UnlearningResult], Settings):
 
     def cost(self, lm: LM, other: LM, data: Any = None) -> Cost:  # type: ignore[override]
         """Every prompt's answer, every text and every neutral text, twice."""
-        concepts = concept_list(data)
+        concepts = self.chosen(concept_list(data))
         asked = read = 0
         for concept in concepts:
             groups = (concept.related, concept.unrelated, concept.completions)
@@ -143,7 +154,7 @@ class UnlearningEvaluation(Comparison[UnlearningResult], Settings):
         settings = Settings(**{entry.name: getattr(self, entry.name) for entry in fields(Settings)})
         unembedding = fixed_unembedding(before)
         found: list[Traces] = []
-        for concept in track(concepts, "unlearning evaluation"):
+        for concept in track(self.chosen(concepts), "unlearning evaluation"):
             material = self._material(before, concepts, concept, heldout, neutral, first=not found)
             vectors = self._vectors(before, concept)
             start = measure(before, concept, vectors, settings, material=material, unembedding=unembedding)
@@ -176,9 +187,14 @@ class UnlearningEvaluation(Comparison[UnlearningResult], Settings):
         what = "given" if heldout else "texts of the other concepts" if others else ""
         if not first or not (neutral or self.neutral):
             return Material(part, what)
-        every = tuple(text for one in concepts for text in one.texts)
-        plain = (neutral, "given") if neutral else neutral_material(lm, others or every, self.neutral)
-        return Material(part, what, *plain)
+        if neutral:
+            return Material(part, what, neutral, "given")
+        plain, plain_is = neutral_material(lm, others or concept.texts, self.neutral)
+        if not others and plain_is == OTHERS:
+            plain_is = (
+                f"the texts of {concept.name} itself: no alarm. Give `neutral_texts`, or a second concept with texts"
+            )
+        return Material(part, what, plain, plain_is)
 
 
 def concept_list(data: Any) -> Concepts:
@@ -191,6 +207,14 @@ def concept_list(data: Any) -> Concepts:
             "`interp.reference.concept_set('atlas')`."
         )
     return data if isinstance(data, Concepts) else Concepts(items)
+
+
+def _texts(name: str, given: Sequence[str]) -> tuple[str, ...]:
+    """Several texts, or one."""
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    for text in texts:
+        check_text(text, f"one of `{name}`")
+    return texts
 
 
 def _light(traces: Traces) -> Traces:

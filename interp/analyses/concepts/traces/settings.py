@@ -13,6 +13,7 @@ from interp.data.world import World
 PUBLISHED_TOP, PUBLISHED_COMPLETION = 200, "Please complete the following paragraph: {text}"
 SHARE_OF_VOCABULARY = 20
 FOREIGN = 2.0
+OTHERS = "texts of the other concepts"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def neutral_material(lm: LM, others: Sequence[str], n: int = 20) -> tuple[tuple[
     for texts, what in ((english, "neutral English"), (prose, "prose of the reference world")):
         if _density(lm, texts[:4]) <= most and _comes_back(lm, texts[0]):
             return texts, what
-    return tuple(others)[:: max(1, len(others) // n)][:n], "texts of the other concepts"
+    return tuple(others)[:: max(1, len(others) // n)][:n], OTHERS
 
 
 def _density(lm: LM, texts: Sequence[str]) -> float:

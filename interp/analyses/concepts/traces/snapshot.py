@@ -40,7 +40,7 @@ class Asked:
     correct: float
     """1 where every token of the gold answer was the most probable one, else 0; NaN where there is no gold answer."""
     knowmem: float
-    """ROUGE-L of the gold answer and the first so many tokens of the generated one; NaN where there is no gold answer."""
+    """ROUGE-L of the gold answer (at most `tokens` of it) and as many generated tokens; NaN where there is no gold answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +232,8 @@ def _ask(lm: LM, concept: Concept, settings: Settings) -> tuple[tuple[Asked, ...
             count = len(tokens.answer_ids)
             prob = float(np.exp(expected[place].logp[-count:].sum()))
             correct = float(expected[place].first[-count:].all())
-            known = rouge_l(lm.tokenizer.decode(tokens.answer_ids), lm.tokenizer.decode(ids[:count]))
+            compared = min(count, settings.tokens)
+            known = rouge_l(lm.tokenizer.decode(tokens.answer_ids[:compared]), lm.tokenizer.decode(ids[:compared]))
         found.append(Asked(group, prompt, answer, prob, correct, known))
     unrelated = [torch.tensor(tokens.ids) for group, _, tokens in rows if group == "unrelated"]
     logp = next_token(lm, unrelated, settings.batch_tokens) if unrelated else torch.empty(0, lm.spec.vocab)

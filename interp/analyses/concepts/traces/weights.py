@@ -48,7 +48,7 @@ def weight_change(before: LM, after: LM, vectors: Sequence[Vector]) -> xr.Datase
                 own = moved.index_select(NEURON_AXIS[kind], torch.tensor(neurons, dtype=torch.int64))
                 columns["share"][row, layer] = float(own.square().sum()) / total
     even = [len({v.index for v in vectors if v.layer == layer}) / spec.d_mlp for layer in range(spec.n_layers)]
-    floor = {"bfloat16": 2.0**-9, "float16": 2.0**-12}.get(spec.dtype, 0.0)
+    floor = max({"bfloat16": 2.0**-9, "float16": 2.0**-12}.get(lm.spec.dtype, 0.0) for lm in (before, after))
     data = {name: (("matrix", "layer"), values) for name, values in columns.items()}
     pairs = [(getattr(before.weights, name).double(), getattr(after.weights, name).double()) for name in TABLES]
     tables = [float((new.cpu() - old.cpu()).norm() / old.norm().cpu()) for old, new in pairs]
