@@ -30,10 +30,18 @@ from interp.core.site import Site
 
 from .gather import Gathered, gather
 
-__all__ = ["METHODS", "Direction", "Gathered", "Method", "check_rows", "fit_direction", "fit_directions", "gather"]
+__all__ = [
+    "METHODS", "Direction", "Gathered", "Method", "NoDifference", "check_rows", "fit_direction", "fit_directions", "gather", "spreads",
+]  # fmt: skip
 
 Method = Literal["mean", "lda", "ridge", "logistic", "pca"]
 METHODS = ("mean", "lda", "ridge", "logistic", "pca")
+NOISE = 1e-5
+"""Differences below this share of a feature's size are rounding of float32 passes in batches of different shapes."""
+
+
+class NoDifference(BadInput):
+    """The classes have the same values, so there is no direction from one to the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +104,11 @@ def fit_direction(
             f"`strength` must be positive; not {strength}. Unpenalised probes fit any labels once features outnumber rows."
         )
     gap = x[yes].mean(axis=0) - x[~yes].mean(axis=0)
+    if (np.abs(gap) <= NOISE * sizes(x)).all():
+        raise NoDifference(
+            f"the {method} direction{f' at {site}' if site else ''} is zero: the two classes have the same values here (as where all texts "
+            "end in one token and `pool` is 'last'). Take another site or pooling."
+        )
     bias = None
     if method == "mean":
         vector = gap
@@ -107,10 +120,6 @@ def fit_direction(
     else:
         vector, bias = _probe(x, yes, method, strength)
     size = float(np.linalg.norm(vector))
-    if size == 0.0:
-        raise BadInput(
-            f"the {method} direction is zero: the two classes have the same values here. Take another site or pooling."
-        )
     if bias is None or method == "ridge":
         bias = -0.5 * float((x[yes].mean(axis=0) + x[~yes].mean(axis=0)) @ vector)
     penalty = strength if method in ("ridge", "logistic") else None
@@ -155,6 +164,19 @@ def check_rows(values: "Tensor | np.ndarray", labels: Sequence[bool]) -> tuple[n
             f"the labels are {int(yes.sum())} yes and {int((~yes).sum())} no. A direction is a difference: give both kinds."
         )
     return x, yes
+
+
+def sizes(x: np.ndarray) -> np.ndarray:
+    """Size of each feature [d] of x [row, d]: its root mean square, or that of the middle feature if it is larger."""
+    rms = np.sqrt((x**2).mean(axis=0))
+    return np.maximum(rms, np.median(rms))
+
+
+def spreads(x: np.ndarray) -> np.ndarray:
+    """Standard deviations [d] of x [row, d]; 1 for features that are constant but for the rounding of float32."""
+    spread = x.std(axis=0)
+    spread[spread <= 5e-7 * np.abs(x).max(axis=0)] = 1.0
+    return np.asarray(spread)
 
 
 def _whitened(x: np.ndarray, yes: np.ndarray, gap: np.ndarray) -> np.ndarray:
@@ -202,10 +224,9 @@ def _probe(x: np.ndarray, yes: np.ndarray, method: str, strength: float) -> tupl
     """Vector and bias of a scikit-learn probe, in the units of `x`."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.preprocessing import StandardScaler
 
-    scaler = StandardScaler().fit(x)
-    standard = scaler.transform(x)
+    centre, spread = x.mean(axis=0), spreads(x)
+    standard = (x - centre) / spread
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         try:
@@ -220,5 +241,5 @@ def _probe(x: np.ndarray, yes: np.ndarray, method: str, strength: float) -> tupl
                 f"the {method} probe did not converge with strength={strength} on {x.shape[0]} rows of {x.shape[1]} features. "
                 "Raise `strength`."
             ) from None
-    vector = np.ravel(fitted.coef_) / scaler.scale_
-    return vector, float(np.ravel(fitted.intercept_)[0]) - float(vector @ scaler.mean_)
+    vector = np.ravel(fitted.coef_) / spread
+    return vector, float(np.ravel(fitted.intercept_)[0]) - float(vector @ centre)

@@ -18,7 +18,7 @@ from interp.core.errors import BadInput
 from interp.core.seed import numpy_generator
 from interp.core.stats import percentile_limits
 
-from .base import component, solve_covariance
+from .base import NOISE, component, sizes, solve_covariance, spreads
 from .folds import group_numbers, grouped_folds
 
 NEWTON = 50
@@ -73,6 +73,24 @@ class Held:
         auc = _ratio(np.sum([wins for wins, _ in parts], axis=0), np.sum([pairs for _, pairs in parts], axis=0))
         return cls(score, auc, _accuracy(every, targets), np.full(len(targets), np.nan))
 
+    @classmethod
+    def nothing(cls, targets: np.ndarray) -> "Held":
+        """What rows give that cannot be told apart: every score 0, every AUC 1/2."""
+        half = np.full(len(targets), 0.5)
+        return cls(np.zeros(targets.shape[1]), half, half.copy(), half.copy())
+
+
+def indistinct(x: np.ndarray, plan: Plan) -> bool:
+    """Whether nothing in x [row, d] can tell the labels: rows are equal to rounding, or those of a group with as many yes as no are."""
+    yes = np.bincount(plan.groups, plan.yes)
+    balanced = 2 * yes == np.bincount(plan.groups)
+    centre = np.broadcast_to(x.mean(axis=0), x.shape)
+    if balanced.all():
+        means = np.zeros((len(yes), x.shape[1]))
+        np.add.at(means, plan.groups, x)
+        centre = (means / np.bincount(plan.groups)[:, None])[plan.groups]
+    return bool((np.abs(x - centre).max(axis=0) <= NOISE * sizes(x)).all())
+
 
 def held_out(
     x: np.ndarray,
@@ -88,6 +106,8 @@ def held_out(
 
     `method` is one of `base.METHODS`, or "given": directions `given` [d, target] whose sign alone is learned.
     """
+    if indistinct(x, plan):
+        return Held.nothing(targets)
     score = np.zeros(targets.shape)
     wins, pairs = np.zeros(len(targets)), np.zeros(len(targets))
     fitted = []
@@ -191,8 +211,7 @@ def _reduced(x: np.ndarray, standardise: bool) -> tuple[np.ndarray, np.ndarray, 
     A penalised solution lies in that span, so nothing is lost, and d may be anything.
     """
     centre = x.mean(axis=0)
-    spread = x.std(axis=0) if standardise else np.ones(x.shape[1])
-    spread[spread == 0] = 1.0
+    spread = spreads(x) if standardise else np.ones(x.shape[1])
     u, s, v = np.linalg.svd((x - centre) / spread, full_matrices=False)
     keep = s > 1e-12 * max(float(s[0]), 1e-300)
     return u[:, keep] * s[keep], v[keep].T / spread[:, None], centre

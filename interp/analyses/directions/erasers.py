@@ -32,7 +32,7 @@ from interp.core.errors import BadInput, one_of
 from interp.core.site import Site
 from interp.core.stats import random_subspace
 
-from .base import METHODS, check_rows, fit_direction
+from .base import METHODS, NOISE, NoDifference, check_rows, fit_direction, sizes, spreads
 
 ERASERS = (*METHODS, "inlp", "leace")
 
@@ -121,8 +121,10 @@ def leace(x: np.ndarray, z: np.ndarray, *, shrinkage: float | None = None) -> Er
 
     centre = x.mean(axis=0)
     rows, code = x - centre, z - z.mean(axis=0)
-    spread = x.std(axis=0)
-    share = float(ledoit_wolf_shrinkage(rows[:, spread > 0] / spread[spread > 0])) if shrinkage is None else shrinkage
+    spread, moves = x.std(axis=0), spreads(x)
+    if (np.abs(rows.T @ code).max(axis=1) <= NOISE * len(x) * sizes(x) * max(float(np.abs(code).max()), 1e-300)).all():
+        raise NoDifference("there is nothing to erase: the class means are equal already.")
+    share = float(ledoit_wolf_shrinkage(rows / moves)) if shrinkage is None else shrinkage
     if not 0 <= share <= 1:
         raise BadInput(f"`shrinkage` must lie between 0 and 1; not {shrinkage}.")
     values, vectors = np.linalg.eigh((1 - share) * rows.T @ rows / len(x) + share * np.diag(spread**2))
@@ -131,8 +133,6 @@ def leace(x: np.ndarray, z: np.ndarray, *, shrinkage: float | None = None) -> Er
     cross = ((rows @ axes) / root).T @ code / len(x)  # [r, label], whitened
     u, s, _ = np.linalg.svd(cross, full_matrices=False)
     u = u[:, s > 1e-10 * max(float(s[0]), 1e-300)]
-    if not u.shape[1] or float(s[0]) < 1e-12:
-        raise BadInput("there is nothing to erase: the class means are equal already.")
     return Eraser(axes @ (u / root[:, None]), axes @ (u * root[:, None]), centre)
 
 

@@ -47,10 +47,12 @@ from interp.core.analysis import Analysis, Cost
 from interp.core.errors import BadInput, listing, one_of
 from interp.core.progress import track
 from interp.core.site import Site, expand
-from interp.data import Labelled, corpus, neutral_text
+from interp.data import Labelled, corpus
 
+from ..concepts.traces.settings import neutral_material
+from .base import NoDifference
 from .costs import token_costs
-from .crossval import Held, Plan, choose_strength, held_out
+from .crossval import Held, Plan, choose_strength, held_out, indistinct
 from .erasers import ERASERS, Eraser, fit_eraser, random_eraser, text_edits
 from .erasure_result import ConceptErasureResult
 from .folds import describe_groups, grouped_folds, shuffled_labels
@@ -95,7 +97,8 @@ class ConceptErasure(Analysis[ConceptErasureResult]):
     draws: int = 2
     """Random subspaces of each rank."""
     neutral: str = ""
-    """A file of text on which the cost is measured beside the labelled texts; if not given, plain English that knows nothing."""
+    """A file of text on which the cost is measured beside the labelled texts. By default plain English that knows nothing, or, where the
+    tokenizer has no words for it, texts of the fit half that lack the property."""
     documents: int = 12
     """Documents of it, each its first 64 tokens."""
     bos: bool | None = None
@@ -191,7 +194,13 @@ class _Work:
             plan.yes, plan.groups.tolist(), plan.folds, config.shuffles, seed=config.seed, name="shuffled"
         )
         self.targets = np.concatenate([plan.yes[None], shuffled])
-        source = config.neutral or neutral_text(config.documents)
+        source: Any = config.neutral
+        self.neutral = config.neutral
+        if not source:
+            spare = [self.data.texts[place] for place in self.fit if not self.yes[place]]
+            source, self.neutral = neutral_material(self.lm, spare, config.documents)
+            if self.neutral == "texts of the other concepts":
+                self.neutral = "texts of the fit half without the property"
         length = min(LENGTH, self.lm.spec.n_ctx)
         text = corpus(
             source, self.lm.tokenizer, n_ctx=length, bos=config.bos, long="truncate" if not config.neutral else "split"
@@ -215,9 +224,13 @@ class _Work:
             rows = self._rows(out, site)
             groups = [self.data.groups[place] for place in self.fit]
             labels = self.yes[self.fit].tolist()
-            out[site] = fit_eraser(
-                rows[self.fit], labels, method, groups=groups, rounds=config.rounds, strength=config.strength
-            )
+            try:
+                out[site] = fit_eraser(
+                    rows[self.fit], labels, method, groups=groups, rounds=config.rounds, strength=config.strength
+                )
+            except NoDifference:
+                if site == self.first:
+                    raise
         return out
 
     def random(self, rank: int, draw: int) -> dict[Site, Eraser]:
@@ -267,6 +280,8 @@ class _Work:
     def _probes(self, x: np.ndarray) -> list[Held]:
         """What each probe makes of the half that is held out."""
         config, held = self.config, x[self.held]
+        if indistinct(held, self.plan):  # a kernel's width would be rounding
+            return [Held.nothing(self.targets)] * len(PROBES)
         linear = held_out(held, self.targets, "ridge", self.plan, strengths=config.strengths)
         curved = held_out(
             kernel_features(held), self.targets, "ridge", self.plan, strengths=config.strengths, standardise=False
@@ -321,7 +336,7 @@ class _Work:
         }  # fmt: skip
         attrs = {
             "data": self.data.name, "design": describe_groups(self.yes, self.data.groups), "pool": self.config.pool, "widths": widths,
-            "fitted_on": len(self.fit), "bos": bool(self.bos), "onwards": self.config.onwards,
+            "neutral": self.neutral, "fitted_on": len(self.fit), "bos": bool(self.bos), "onwards": self.config.onwards,
             "forward_difference": max(found[name]["forward_difference"] for name in names),
         }  # fmt: skip
         return xr.Dataset(columns, coords, attrs)

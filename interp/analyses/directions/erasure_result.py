@@ -26,7 +26,8 @@ class ConceptErasureResult(Result):
         left, right [eraser, stage, d, k], centre [eraser, stage, d]   x' = x - (x - centre) left right^T; NaN beyond width and rank
     coords: eraser (none, the methods, random subspaces), rank along eraser, site (where probed; the first is where it was erased), stage
     (where erased), probe (linear, nonlinear, transfer); label, fold, group, text along example. attrs: data, design, pool, widths,
-    fitted_on (texts), bos, onwards, forward_difference (largest, between edited pass and map by hand, as a share of the largest state).
+    neutral (what those texts are), fitted_on (texts), bos, onwards, forward_difference (largest, between edited pass and map by hand, as
+    a share of the largest state).
     """
 
     figure: ClassVar[str] = "erasure"
@@ -117,6 +118,10 @@ class ConceptErasureResult(Result):
         lines = [
             f"erased at {self.data['site'].values[0]}; * is above 95 % of shuffled labels, on texts that no eraser has seen"
         ]
+        if not (table["found"].isel(site=0).sel(eraser="none", probe="linear")):
+            lines.append(
+                "Before erasing, a linear probe finds no more here than in shuffled labels: there is nothing to judge by."
+            )
         lines.append(
             f"{'eraser':14}{'rank':>5}"
             + "".join(f"  {_short(str(table['site'].values[place])):>28}" for place in places)
@@ -138,6 +143,8 @@ class ConceptErasureResult(Result):
                 for kind in ("texts", "neutral")
             )
             lines.append(part)
+        plain = float(costs["ppl_neutral"].sel(eraser="none"))
+        lines.append(f"neutral: {self.data.attrs.get('neutral', 'plain English')} (perplexity {plain:.3g} before)")
         return tuple(lines)
 
     def thumbnail(self) -> xr.DataArray | None:

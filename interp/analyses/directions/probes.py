@@ -26,7 +26,8 @@ When it misleads
 - That a probe reads something does not show that the model uses it: steer, or erase (`ConceptErasure`), and see.
 - If a bag of words does as well, the site says no more than the text does. Pairs of texts that differ in meaning only are the remedy.
 - The best of many sites is chosen with its own held-out score: quote the corrected p, or the whole curve.
-- `pool="last"` sees the last token of the embedding only, and the model's habits at that token (a full stop) everywhere else.
+- `pool="last"` sees the last token of the embedding only, and the model's habits at that token (a full stop) everywhere else. Where
+  texts, or the two of each pair, all have the same values (`hook_embed` of one full stop), AUC is 1/2 and there is no direction.
 
     import interp
     lm = interp.load("atlas")
@@ -40,6 +41,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import torch
 import xarray as xr
 
 from interp.core.analysis import Analysis, Cost
@@ -49,8 +51,8 @@ from interp.core.site import Site, expand
 from interp.core.stats import random_directions
 from interp.data import Labelled
 
-from .base import METHODS, Direction, Gathered, fit_direction, gather
-from .crossval import Held, Plan, choose_strength, held_out
+from .base import METHODS, Direction, Gathered, NoDifference, fit_direction, gather
+from .crossval import Held, Plan, choose_strength, held_out, indistinct
 from .folds import describe_groups, shuffled_labels
 from .gather import tokens_of
 from .result import ConceptDirectionsResult
@@ -83,7 +85,7 @@ class ConceptDirections(Analysis[ConceptDirectionsResult]):
     shuffles: int = 200
     """Shuffled label sets. The smallest p-value is 1 / (shuffles + 1), times the number of sites."""
     refits: int = 20
-    """Shuffled label sets for logistic, which must be refitted for each."""
+    """Shuffled label sets for logistic, which must be refitted for each: its smallest p-value is 1 / (refits + 1), times the sites."""
     randoms: int = 100
     """Random directions a site."""
     bos: bool | None = None
@@ -149,6 +151,12 @@ class ConceptDirections(Analysis[ConceptDirectionsResult]):
             lm, data, self._sites(lm), pool=self.pool, heads=self.heads or None, bos=self.bos, store=store
         )
         targets = np.concatenate([plan.yes[None], self._shuffled(plan, self.shuffles)])
+        alike = [site for site in gathered.sites if indistinct(gathered[site].double().numpy(), plan)]
+        if len(alike) == len(gathered.sites):
+            raise BadInput(
+                f"all texts, or the two of each pair, have the same values at {listing(map(str, alike))} (pool={self.pool!r}), so there is "
+                "no direction. Take another site, or pool='mean'."
+            )
         cells = {
             (site, method): self._cell(gathered, site, method, plan, targets)
             for site in track(gathered.sites, "directions", total=len(gathered.sites))
@@ -158,7 +166,8 @@ class ConceptDirections(Analysis[ConceptDirectionsResult]):
         words = held_out(
             bag_of_words(gathered.tokens), targets, "ridge", plan, strengths=self.strengths, standardise=False
         )
-        return ConceptDirectionsResult(self._dataset(data, gathered, plan, cells, randoms, words))
+        data_set = self._dataset(data, gathered, plan, cells, randoms, words)
+        return ConceptDirectionsResult(data_set.assign_attrs(alike=[site.name for site in alike]))
 
     def _sites(self, lm: "LM") -> list[str]:
         return list(self.sites) or [
@@ -180,7 +189,11 @@ class ConceptDirections(Analysis[ConceptDirectionsResult]):
         strength = self.strengths[0]
         if method in ("ridge", "logistic"):
             strength = choose_strength(x, plan.yes, method, plan.folds, self.strengths)
-        whole = fit_direction(x, plan.yes.tolist(), method, groups=plan.groups.tolist(), strength=strength, site=site)
+        labels, groups = plan.yes.tolist(), plan.groups.tolist()
+        try:
+            whole = fit_direction(x, labels, method, groups=groups, strength=strength, site=site)
+        except NoDifference:  # one site of several: it scores 1/2, and its direction is refused when asked for
+            whole = Direction(torch.zeros(x.shape[1], dtype=torch.float64), 0.0, 0.0, method, site)
         some = targets[: self.refits + 1] if method == "logistic" else targets
         return whole, held_out(x, some, method, plan, strengths=self.strengths)
 

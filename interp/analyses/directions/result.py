@@ -27,7 +27,7 @@ class ConceptDirectionsResult(Result):
         random_auc     [site, random]            held out, of random directions
         words_score    [example], words_null [word_shuffle]   of the bag of words
     coords: site (names), fit (the method), example; label, fold, group, text along example. attrs: data,
-    design, pool, folds, heads, shapes, widths, rows (of the first training fold).
+    design, pool, folds, heads, shapes, widths, rows (of the first training fold), alike (sites where nothing differs; vectors are 0).
     """
 
     figure: ClassVar[str] = "directions"
@@ -82,6 +82,8 @@ class ConceptDirectionsResult(Result):
         one_of("method", method, [str(one) for one in self.data["fit"].values])
         cell = self.data[["vector", "bias", "scale", "strength"]].sel(site=name, fit=method)
         vector = torch.from_numpy(cell["vector"].values[: self.data.attrs["widths"][name]].copy())
+        if not bool(vector.any()):
+            raise BadInput(f"there is no {method} direction at {name}: the two classes have the same values there.")
         heads, strength = self.data.attrs["heads"], float(cell["strength"])
         return Direction(
             vector, float(cell["bias"]), float(cell["scale"]), method, Site.parse(site), tuple(self.data.attrs["shapes"][name]),
@@ -89,17 +91,26 @@ class ConceptDirectionsResult(Result):
         )  # fmt: skip
 
     def cosines(self, method: str) -> xr.DataArray:
-        """Cosines between the directions of sites [site, other]; NaN between sites of different width."""
+        """Cosines between the directions of sites [site, other]; NaN between sites of different width, and where there is no direction."""
         names = [str(name) for name in self.data["site"].values]
-        units = [self.direction(name, method).unit.numpy() for name in names]
+        units = [self._unit(name, method) for name in names]
         table = [[float(a @ b) if len(a) == len(b) else np.nan for b in units] for a in units]
         return xr.DataArray(table, {"site": names, "other": names}, ("site", "other"), name="cosine")
 
     def agreement(self, site: "Site | str") -> xr.DataArray:
         """Cosines between the directions of methods at one site [fit, other]."""
         names = [str(name) for name in self.data["fit"].values]
-        units = np.stack([self.direction(site, name).unit.numpy() for name in names])
+        units = np.stack([self._unit(site, name) for name in names])
         return xr.DataArray(units @ units.T, {"fit": names, "other": names}, ("fit", "other"), name="cosine")
+
+    def _unit(self, site: "Site | str", method: str) -> np.ndarray:
+        """A direction at length 1; NaN where there is none."""
+        name = Site.parse(site).name
+        one_of("site", name, [str(one) for one in self.data["site"].values])
+        one_of("method", method, [str(one) for one in self.data["fit"].values])
+        vector = self.data["vector"].sel(site=name, fit=method).values[: self.data.attrs["widths"][name]]
+        length = float(np.linalg.norm(vector))
+        return np.asarray(vector / length) if length else np.full(len(vector), np.nan)
 
     def best(self) -> tuple[str, str]:
         """Site and method of the highest held-out AUC; the earliest of equals."""
@@ -112,6 +123,11 @@ class ConceptDirectionsResult(Result):
         """What a reader should know before believing the numbers."""
         wide = [name for name, width in self.data.attrs["widths"].items() if width > self.data.attrs["rows"]]
         told = []
+        if alike := self.data.attrs.get("alike", []):
+            told.append(
+                f"No difference at {', '.join(alike)}: all texts, or the two of each pair, have the same values there (do they end in "
+                "the same token?). AUC 0.5 by definition, and no direction."
+            )
         if wide:
             told.append(
                 f"More features than rows ({max(self.data.attrs['widths'].values())} and {self.data.attrs['rows']}): a probe fits "

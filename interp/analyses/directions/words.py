@@ -6,6 +6,8 @@ import numpy as np
 
 from interp.data import TokenPrompt
 
+from .base import spreads
+
 
 def bag_of_words(tokens: Sequence[TokenPrompt]) -> np.ndarray:
     """log(1 + count) of each token that occurs, each text's row at one length: float64 [text, token]. A BOS is no word.
@@ -29,8 +31,7 @@ def kernel_features(x: np.ndarray) -> np.ndarray:
     """
     from sklearn.metrics.pairwise import euclidean_distances
 
-    spread = x.std(axis=0)
-    rows = (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    rows = (x - x.mean(axis=0)) / spreads(x)
     squares = euclidean_distances(rows, squared=True)
     width = float(np.median(squares[np.triu_indices(len(x), 1)]))
     values, vectors = np.linalg.eigh(np.exp(-squares / width) if width > 0 else np.ones_like(squares))

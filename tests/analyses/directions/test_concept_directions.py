@@ -111,3 +111,52 @@ def test_a_real_checkpoint_and_its_cost(stories):
     found = method(stories, texts)
     assert found.data.sizes["site"] == stories.spec.n_layers + 1
     assert float(found.curves()["auc"].max()) > 0.9
+
+
+@pytest.fixture(scope="module")
+def stopped():
+    """Texts that all end in the same token, of which the embedding's last token says nothing; each sentence its own group."""
+    pairs = [(f"The {one} was happy.", f"A {one} is very sad.") for one in ("dog", "cat", "bird", "boy", "girl", "man")]
+    return labelled(positive=[a for a, _ in pairs], negative=[b for _, b in pairs])
+
+
+def test_a_site_without_any_difference_scores_a_half_and_is_told(stories, stopped, tmp_path):
+    small = {
+        "methods": ("mean", "ridge", "logistic", "pca"),
+        "folds": 3,
+        "inner": 2,
+        "shuffles": 19,
+        "refits": 2,
+        "randoms": 5,
+    }
+    sites = ("hook_embed", "blocks.0.attn.hook_q", "blocks.1.hook_resid_post")
+    found = ConceptDirections(sites=sites, **small)(stories, stopped)
+    curves = found.curves()
+    for name in sites[:2]:  # hook_q of layer 0 differs by the rounding of batches of several lengths
+        at = curves.sel(site=name)
+        assert (at[["auc", "accuracy", "null_lo", "null_hi", "random_hi"]].to_array() == 0.5).all() and (
+            at["p"] == 1
+        ).all()
+        with pytest.raises(BadInput, match="no ridge direction"):
+            found.direction(name, "ridge")
+    assert found.data.attrs["alike"] == list(sites[:2]) and any(
+        "No difference at hook_embed" in one for one in found.notes()
+    )
+    assert float(curves["auc"].sel(site=sites[2], fit="ridge")) > 0.8 and found.best()[0] == sites[2]
+    assert np.isnan(found.cosines("mean").sel(site="hook_embed")).all()
+    found.save(tmp_path / "d")
+    assert interp.open(tmp_path / "d").report_lines() == found.report_lines()
+    assert found.plot() is not None and found.plot(theme="paper") is not None
+    with pytest.raises(BadInput, match="same values at 'hook_embed'"):
+        ConceptDirections(sites=("hook_embed",), **small)(stories, stopped)
+
+
+def test_pairs_that_differ_before_their_last_token_only_have_no_direction_in_it(stories):
+    ends = ["dog.", "cat!", "bird?", "boy", "girl.", "man!", "king", "tree?"]
+    texts = labelled(
+        positive=[f"I love the {end}" for end in ends], negative=[f"I hate the {end}" for end in ends], paired=True
+    )
+    found = ConceptDirections(
+        sites=("hook_embed", "blocks.2.hook_resid_post"), folds=2, inner=2, shuffles=9, refits=1, randoms=3
+    )(stories, texts)
+    assert (found.curves()["auc"].sel(site="hook_embed") == 0.5).all() and found.data.attrs["alike"] == ["hook_embed"]

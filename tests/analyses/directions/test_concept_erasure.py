@@ -6,6 +6,7 @@ import pytest
 import interp
 from interp import ConceptErasure
 from interp.core.errors import BadInput
+from interp.data import labelled
 from tests import oracle
 
 
@@ -100,3 +101,20 @@ def test_bad_options_and_sites_are_refused(atlas, colours):
     with pytest.raises(BadInput, match="fewer than the 5 folds"):
         ConceptErasure()(atlas, colours.select(range(16)))
     assert ConceptErasure().cost(atlas, colours).forwards > 0
+
+
+def test_neutral_text_is_one_that_the_model_reads(found):
+    assert float(found.costs()["ppl_neutral"].sel(eraser="none")) < 10
+    assert found.data.attrs["neutral"] == "prose of the reference world" and "prose of" in found.report_lines()[-1]
+
+
+def test_a_site_without_any_difference_is_refused_where_it_is_to_be_erased(stories):
+    things = ("dog", "cat", "bird", "boy", "girl", "man", "king", "tree", "hat", "cup")
+    texts = labelled(
+        positive=[f"The {one} was happy." for one in things], negative=[f"A {one} is sad." for one in things]
+    )
+    for method in ("mean", "inlp", "leace"):
+        with pytest.raises(BadInput, match=r"means are equal|direction is zero"):
+            ConceptErasure(site="blocks.0.attn.hook_q", methods=(method,), folds=2, inner=2, shuffles=2, draws=1)(
+                stories, texts
+            )

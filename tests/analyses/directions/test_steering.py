@@ -291,3 +291,19 @@ def test_real_checkpoints_are_steered_towards_slang(real_models):
     )
     assert found.data.attrs["neutral"] == "neutral English" and found.data["outcome"].notnull().all()
     assert float(found.dose().sel(strength=found.strength)["mean"]) > 0 and float(found.dose("kl")["mean"].min()) == 0
+
+
+def test_a_layer_without_any_difference_is_left_out_and_told(real_models):
+    lm = interp.load(str(real_models / "stories260K-llama"), check=False)
+    things = ("dog", "cat", "bird", "boy", "girl", "man", "king", "tree")
+    texts = labelled(
+        positive=[f"The {one} was happy." for one in things], negative=[f"A {one} is sad." for one in things]
+    )
+    asked: dict = {"n": 2, "window": 6, "draws": 1, "strengths": (1.0,), "examples": 0, "targets": ("happy",)}
+    found = ConceptSteering(site="blocks.*.hook_resid_pre", layers=(0, 2), **asked)(lm, texts)
+    assert found.layer == 2 and found.data.attrs["alike"] == [0] and list(found.data["layer"].values) == [2]
+    assert any("left out: layers 0" in line for line in found.report_lines())
+    with pytest.raises(BadInput, match=r"direction at blocks\.0\.hook_resid_pre is zero"):
+        ConceptSteering(site="blocks.0.hook_resid_pre", **asked)(lm, texts)
+    with pytest.raises(BadInput, match="names layer 0"):
+        ConceptSteering(site="blocks.0.hook_resid_pre", layers=(1,))

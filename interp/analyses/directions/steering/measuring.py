@@ -15,7 +15,7 @@ from ..base import Direction
 from .material import Rows
 
 MEASURES = ("logprob", "logit", "judge", "kl", "kl_clean", "kl_rest", "nll")
-PART = 256
+PART = 32
 """Positions whose logits are held at once."""
 CELLS = 16
 """Cells that are resumed at once."""
@@ -65,30 +65,50 @@ class Meter:
         followers = tokens[:, first + 1 :].to(clean.device)
         out = np.empty((len(streams), len(MEASURES), len(tokens)))
         step = max(1, PART // clean.shape[1])
-        for cell, stream in enumerate(streams[:, :, first:]):
-            for row in range(0, len(tokens), step):
-                here = slice(row, row + step)
-                found = self._measures(stream[here], clean[here], followers[here])
+        for row in range(0, len(tokens), step):
+            here = slice(row, row + step)
+            before = _Clean(clean[here], self.targets)
+            for cell, stream in enumerate(streams[:, :, first:]):
+                found = self._measures(stream[here], before, followers[here])
                 out[cell, :, here] = found.cpu().numpy()
         return out
 
-    def _measures(self, stream: Tensor, clean: Tensor, followers: Tensor) -> Tensor:
-        """[measure, row] of streams [row, pos, d_model] beside clean log-probabilities [row, pos, vocab]."""
-        logits = self.lm.unembed(stream).double()
-        logp, clean = logits.log_softmax(dim=-1), clean.double()
+    def _measures(self, stream: Tensor, clean: "_Clean", followers: Tensor) -> Tensor:
+        """[measure, row] of streams [row, pos, d_model] beside clean distributions of the same positions.
+
+        What goes over the vocabulary is float32, summed pairwise, in forms that are exactly 0 where nothing changed.
+        """
+        logp = self.lm.unembed(stream).float().log_softmax(dim=-1)
         ids = self.targets.to(logp.device)
-        target, was = logp[..., ids].logsumexp(dim=-1), clean[..., ids].logsumexp(dim=-1)
-        ratio = clean - logp
-        inside = (clean[..., ids].exp() * ratio[..., ids]).sum(dim=-1)
-        kl_clean = (clean.exp() * ratio).sum(dim=-1)
-        rest, rest_was = torch.log1p(-target.exp().clamp(max=1 - 1e-15)), torch.log1p(-was.exp().clamp(max=1 - 1e-15))
-        kl_rest = (kl_clean - inside) / rest_was.exp() - rest_was + rest
-        nll = -logp[:, :-1].gather(-1, followers[..., None])[..., 0]
-        judged = self.judge.score(stream.reshape(-1, stream.shape[-1]).cpu()).reshape(stream.shape[:2]).to(logp.device)
-        each = [
-            target, logits[..., ids].mean(dim=-1) - logits.mean(dim=-1), judged, (logp.exp() * -ratio).sum(dim=-1), kl_clean, kl_rest,
-        ]  # fmt: skip
+        chosen = logp[..., ids].double()
+        p, gain = logp.exp(), logp - clean.logp
+        kl = (p * gain).sum(dim=-1).double()
+        rest = _mass(p.index_fill_(-1, ids, 0.0))
+        inside = (clean.chosen.exp() * (clean.chosen - chosen)).sum(dim=-1)
+        outside = -gain.mul_(clean.others).sum(dim=-1).double()
+        kl_rest = outside / clean.rest.exp() - clean.rest + rest
+        nll = -logp[:, :-1].gather(-1, followers[..., None])[..., 0].double()
+        logit = chosen.mean(dim=-1) - logp.sum(dim=-1).double() / logp.shape[-1]
+        judge = stream.double() @ self.judge.vector.to(stream.device) + self.judge.bias
+        target = chosen.logsumexp(dim=-1)
+        target = target - torch.logaddexp(target, rest)  # exact where the targets have almost all of the probability
+        each = [target, logit, judge, kl, inside + outside, kl_rest]
         return torch.stack([*(one.mean(dim=-1) for one in each), nll.mean(dim=-1)])
+
+
+class _Clean:
+    """What is needed of clean log-probabilities [row, pos, vocab] beside every cell."""
+
+    def __init__(self, logp: Tensor, targets: Tensor) -> None:
+        ids = targets.to(logp.device)
+        self.logp, self.chosen = logp, logp[..., ids].double()
+        self.others = logp.exp().index_fill_(-1, ids, 0.0)
+        self.rest = _mass(self.others)
+
+
+def _mass(p: Tensor) -> Tensor:
+    """Log of the probability of all that is left in p [..., vocab], float64."""
+    return p.sum(dim=-1).double().clamp(min=1e-38).log()
 
 
 def cells_of(site: Site, shifts: Sequence[Tensor]) -> list[list[Edit]]:

@@ -160,6 +160,7 @@ class ConceptSteeringResult(Result):
             if attrs["found"] == "next"
             else "words of positive texts"
         )
+        alike = attrs.get("alike", [])
         over = "" if attrs["within"] else f" (no strength stays within the budget of {attrs['budget']:g} nats)"
         lines = [
             f"targets ({how}): {' '.join(words)}",
@@ -172,8 +173,11 @@ class ConceptSteeringResult(Result):
                 f"{kind} {float(at['null_lo'].sel(kind=kind)):+.3f} to {float(at['null_hi'].sel(kind=kind)):+.3f} (p {p:.2g})"
                 for kind, p in self.p().items()
             ),
+            f"p cannot be below {1 / (1 + int((self.data['kind'].values == self.kinds[0]).sum())):.2g} (draws); "
             f"perplexity of neutral text x {float(self.perplexity().sel(strength=self.strength)):.3g}",
         ]
+        if alike:
+            lines.append(f"left out: layers {', '.join(map(str, alike))}, where the two classes have the same values")
         lines += self._equal()
         for example in range(min(1, self.data.sizes["example"])):
             clean, steered = (

@@ -20,7 +20,8 @@ the layer and strength chosen: the largest gain in logprob whose `kl_rest` stays
 
 Three controls at the same layer, `draws` each: any direction of the same length (`random`); one of the same length in which neutral
 activations vary, as much as they do (`span`); and the whole procedure on exchanged labels, with unit "difference" its length included
-(`shuffled`). p is a rank among them. Side effects compare at an equal effect (`at_equal_effect`): who moves more may break more.
+(`shuffled`). p is a rank among them, 1 / (draws + 1) at least. Side effects compare at an equal effect (`at_equal_effect`): who moves
+more may break more.
 
 Source. Turner et al. 2023 (arXiv 2308.10248), Rimsky et al. 2024 (arXiv 2312.06681) for differences of means that are added; Zou et al.
 2023 (arXiv 2310.01405) for PCA; Monroe et al. 2008 for the log odds of words. Deviations: controls, held-out choice, both KLs.
@@ -57,7 +58,7 @@ from interp.core.site import KINDS, Site, expand
 from interp.data import Labelled
 
 from ...concepts.firing.ranking import Ranks
-from ..base import METHODS, fit_direction, gather
+from ..base import METHODS, Direction, NoDifference, fit_direction, gather
 from .arms import NULLS, class_gap, null_shifts
 from .material import Targets, neutral_rows, target_tokens
 from .measuring import MEASURES, Meter, cells_of
@@ -76,14 +77,14 @@ class ConceptSteering(Analysis[ConceptSteeringResult]):
     method: Literal["mean", "lda", "ridge", "logistic", "pca"] = "mean"
     """How the direction is fitted: difference of class means, Fisher's, ridge or logistic probe, or first principal component."""
     site: str = "resid_post"
-    """Kind of site: resid_pre, attn_out, resid_mid, mlp_out or resid_post."""
+    """Kind of site (resid_pre, attn_out, resid_mid, mlp_out or resid_post), or a name such as blocks.3.hook_resid_post, or with * for 3."""
     layers: tuple[int, ...] = ()
     """Layers among which one is chosen; by default all but the last."""
     pool: str = "last"
     """Tokens of a labelled text that make its vector: last, or mean over all."""
     penalty: float = 0.1
     """Penalty a row, of ridge and logistic."""
-    strengths: tuple[float, ...] = (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0)
+    strengths: tuple[float, ...] = (-1.0, 0.5, 1.0, 2.0, 4.0)
     """Multiples of the unit; 0, the clean run, is always there."""
     unit: Literal["difference", "norm", "raw"] = "difference"
     """Length of strength 1: distance of the class means at the site, mean length of its activations, or 1."""
@@ -95,14 +96,14 @@ class ConceptSteering(Analysis[ConceptSteeringResult]):
     """How many of those, at most."""
     neutral: str = ""
     """A file of neutral texts, one a line. By default plain English, or, where the tokenizer has no words for it, the negative texts."""
-    n: int = 16
-    """Neutral texts on either half, at most."""
+    n: int = 10
+    """Neutral texts on either half, at most. Time grows with n * window * strengths * (layers + 3 * draws)."""
     window: int = 32
     """Tokens of a neutral text that are read."""
     budget: float = 0.5
     """Largest mean `kl_rest` (nats a token) of the strength that is chosen."""
-    draws: int = 20
-    """Directions of each control."""
+    draws: int = 19
+    """Directions of each control. The smallest p-value is 1 / (draws + 1)."""
     share: float = 0.5
     """Share of the labelled groups that directions are fitted on."""
     examples: int = 4
@@ -116,6 +117,15 @@ class ConceptSteering(Analysis[ConceptSteeringResult]):
 
     def __post_init__(self) -> None:
         one_of("method", self.method, METHODS)
+        if "." in self.site:
+            parsed = Site.parse(self.site.replace("*", "0"))
+            if parsed.layer is not None and "*" not in self.site:
+                if self.layers not in ((), (parsed.layer,), parsed.layer):
+                    raise BadInput(
+                        f"`site={self.site!r}` names layer {parsed.layer} and `layers` {self.layers}. Give one of them."
+                    )
+                object.__setattr__(self, "layers", (parsed.layer,))
+            object.__setattr__(self, "site", parsed.kind)
         one_of("site", self.site, STREAMS)
         one_of("unit", self.unit, UNITS)
         one_of("found", self.found, ["next", "texts"])
@@ -173,12 +183,11 @@ class ConceptSteering(Analysis[ConceptSteeringResult]):
         wanted = sorted({*sites, last}, key=lambda site: site.order)
         fitted = gather(lm, fit, wanted, pool=self.pool, bos=self.bos, store=store)
         tested = gather(lm, held, wanted, pool=self.pool, bos=self.bos, store=store)
-        directions = {
-            site: fit_direction(
-                fitted[site], fit.labels, self.method, groups=fit.groups, strength=self.penalty, site=site
-            )
-            for site in wanted
-        }
+        directions = self._directions(fit, fitted, sites, last)
+        alike, sites = (
+            [site for site in sites if site not in directions],
+            [site for site in sites if site in directions],
+        )
         targets = self._targets(lm, fit, fitted, last, store)
         meter = Meter(lm, near, targets.ids, directions[last], sites)
         lengths = _Lengths(self.unit, fitted, fit, meter, sites)
@@ -221,7 +230,7 @@ class ConceptSteering(Analysis[ConceptSteeringResult]):
             "layer": int(site.layer or 0), "strength": float(self.strengths[dose]), "unit": self.unit, "method": self.method,
             "site": self.site, "budget": self.budget, "neutral": what, "pool": self.pool, "data": data.name, "seed": self.seed,
             "named": bool(self.targets), "found": self.found, "short": near.short + far.short,
-            "within": bool(_within(tried, self.budget)[row, dose]),
+            "alike": [int(site.layer or 0) for site in alike], "within": bool(_within(tried, self.budget)[row, dose]),
         }  # fmt: skip
         return ConceptSteeringResult(xr.Dataset(base, coords, attrs))
 
@@ -230,6 +239,20 @@ class ConceptSteering(Analysis[ConceptSteeringResult]):
         if bad := [layer for layer in layers if not 0 <= layer < lm.spec.n_layers]:
             raise BadInput(f"`layers` {listing(bad)}: {lm.spec.name} has layers 0 to {lm.spec.n_layers - 1}.")
         return expand([Site(self.site, layer) for layer in sorted(set(layers))], lm.spec)
+
+    def _directions(self, fit: Labelled, fitted: Any, sites: list[Site], last: Site) -> dict[Site, Direction]:
+        """A direction a site, but for those where the classes do not differ; refuses where that leaves none, or no judge."""
+        out, refused = {}, None
+        for site in fitted.sites:
+            try:
+                out[site] = fit_direction(
+                    fitted[site], fit.labels, self.method, groups=fit.groups, strength=self.penalty, site=site
+                )
+            except NoDifference as error:
+                refused = error
+        if refused is not None and (last not in out or not any(site in out for site in sites)):
+            raise refused
+        return out
 
     def _targets(self, lm: LM, fit: Labelled, fitted: Any, last: Site, store: Any) -> Targets:
         ends = fitted[last] if self.pool == "last" else None
