@@ -2,13 +2,15 @@
 
 a  What is left of the concept's value vectors (a measure of traces, such as the Jaccard overlap of the tokens they promote) against the
    share of its questions that is still answered. An arrow goes up to what relearning brings back on questions that the relearned texts
-   do not answer. Bottom left: gone inside and outside. Bottom right: the answers are gone and the traces are not.
+   do not answer, from what was answered of these. Bottom left: gone inside and outside. Bottom right: the answers are gone and the
+   traces are not.
 b  The way there, step by step; controls are grey. A thick line is the untouched model.
 c  Every way of asking, and the best of them for each question; small crosses are the best for a wrong answer (the decoy).
 
 Marks that would hide each other are set side by side. Whiskers and bands are 95 % intervals over questions.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +36,8 @@ TRACES = {
     "jaccard": "Jaccard of top tokens", "rbo": "rank-biased overlap", "cosine": "cosine of vectors", "retention": "words retained",
     "activation_ratio": "activation, after / before", "contribution_ratio": "contribution, after / before",
 }  # fmt: skip
+DASHED = ("4px,2px", "8px,3px", "2px,3px", "8px,2px,2px,2px")
+"""Lines of rows with options, one kind after another."""
 CLOSE = 0.02
 
 
@@ -63,7 +67,7 @@ def plot(
         draw(figure, result, column, trace, theme)
         figure.update_yaxes(range=[-0.04, 1.06], nticks=6, row=1, col=column)
     figure.update_yaxes(title_text="questions answered", row=1, col=1)
-    for style in map(_style, result.methods):
+    for style in _styles(result.methods):
         figure.add_trace(_key(style))
     place_legend(figure, theme=theme)
     rows = 1 + len(result.methods) // 4
@@ -74,16 +78,27 @@ def plot(
     return check_budget(figure)
 
 
-def _style(name: str) -> dict[str, str]:
-    """Colour, symbol and dash of a method; one with options is drawn open and dashed in the colour of its kind."""
+def _styles(names: Sequence[str]) -> list[dict[str, str]]:
+    """Colour, symbol and dash of each row. Rows of one kind share its colour; those with options are open and dashed, no two alike."""
+    found, there = [], dict[str, int]()
+    others = [name for name in names if name not in GREY and name.partition(":")[0] not in ORDER]
+    for name in names:
+        kind, _, options = name.partition(":")
+        place = ORDER.index(kind) if kind in ORDER else len(ORDER) + others.index(name) if name in others else 0
+        number = there[kind] = there.get(kind, 0) + bool(options)
+        found.append(_style(name, place, number if options else 0))
+    return found
+
+
+def _style(name: str, place: int, number: int) -> dict[str, str]:
+    """Of a row whose kind is at `place`; `number`: how many of its kind have options so far, 0 if it has none."""
     if name in GREY:
         first = name == "untouched"
         dash = "solid" if first else "2px,2px"
         return {"name": name, "colour": INK if first else FAINT, "symbol": GREY[name], "dash": dash}
-    kind, _, options = name.partition(":")
-    place = ORDER.index(kind) if kind in ORDER else len(ORDER) - 1
-    symbol = SYMBOLS[place % len(SYMBOLS)] + ("-open" if options else "")
-    dash = "4px,2px" if options else DASHES[place % len(DASHES)]
+    symbol = SYMBOLS[(place + max(0, number - 1)) % len(SYMBOLS)] + ("-open" if number else "")
+    symbol += "-dot" if place >= len(ORDER) else ""  # a method that is not ours
+    dash = DASHED[(number - 1) % len(DASHED)] if number else DASHES[place % len(DASHES)]
     return {"name": name, "colour": CATEGORY[place % len(CATEGORY)], "symbol": symbol, "dash": dash}
 
 
@@ -98,16 +113,18 @@ def _key(style: dict[str, str]) -> go.Scatter:
 def _traces(figure: go.Figure, result: "UnlearningStudyResult", column: int, trace: str, theme: Theme) -> None:
     left = result.measure(trace)["mean"].values.astype(float)
     said = result.answers("top")
-    ends = result.relearning(result.group()).isel(step=-1)["mean"].values if "relearn_top" in result.data else None
+    curve = result.relearning(result.group())["mean"].values if "relearn_top" in result.data else None
+    styles = _styles(result.methods)
     wide = max(1.0, float(np.nanmax(left, initial=1.0)))
     places = _apart(left, said["mean"].values, wide)
     number = "" if column == 1 else str(column)
     for row, name in enumerate(result.methods):
-        style, x, y = _style(name), float(places[row]), float(said["mean"].values[row])
+        style, x, y = styles[row], float(places[row]), float(said["mean"].values[row])
         if not np.isfinite(x):
             continue
         low, high = (said[end].values[row : row + 1] for end in ("ci_lo", "ci_hi"))
-        back = "" if ends is None else f"<br>after relearning {ends[row]:.2f}"
+        first, last = (np.nan, np.nan) if curve is None else curve[row, [0, -1]]
+        back = "" if curve is None else f"<br>{result.group()} questions {first:.2f}, after relearning {last:.2f}"
         hover = f"{plain(name)}<br>trace {left[row]:.3f}, answered {y:.2f}{back}<extra></extra>"
         figure.add_trace(
             go.Scatter(
@@ -116,9 +133,9 @@ def _traces(figure: go.Figure, result: "UnlearningStudyResult", column: int, tra
                 error_y=whiskers(np.array([y]), low, high, width=0) | {"color": style["colour"]},
             ), row=1, col=column,
         )  # fmt: skip
-        if ends is not None and ends[row] - y > 0.03:
+        if last - first > 0.03:
             figure.add_annotation(
-                x=x, y=float(ends[row]), ax=x, ay=y, xref=f"x{number}", yref=f"y{number}", axref=f"x{number}", ayref=f"y{number}",
+                x=x, y=float(last), ax=x, ay=float(first), xref=f"x{number}", yref=f"y{number}", axref=f"x{number}", ayref=f"y{number}",
                 showarrow=True, arrowhead=2, arrowsize=0.9, arrowwidth=1.2, arrowcolor=style["colour"], opacity=0.55, text="",
                 standoff=0, startstandoff=4,
             )  # fmt: skip
@@ -140,9 +157,9 @@ def _apart(x: np.ndarray, y: np.ndarray, wide: float) -> np.ndarray:
 
 def _relearning(figure: go.Figure, result: "UnlearningStudyResult", column: int, trace: str, theme: Theme) -> None:
     found = result.relearning(result.group())
-    steps = found["step"].values.tolist()
+    steps, styles = found["step"].values.tolist(), _styles(result.methods)
     for row, name in enumerate(result.methods):
-        style, mean = _style(name), found["mean"].values[row]
+        style, mean = styles[row], found["mean"].values[row]
         low, high = found["ci_lo"].values[row], found["ci_hi"].values[row]
         wide = 2.4 if name == "untouched" else 1.2
         figure.add_trace(
@@ -160,9 +177,9 @@ def _relearning(figure: go.Figure, result: "UnlearningStudyResult", column: int,
 def _jailbreaks(figure: go.Figure, result: "UnlearningStudyResult", column: int, trace: str, theme: Theme) -> None:
     found, decoy = result.ways("top"), result.ways("decoy_top").sel(jailbreak="best")["mean"].values
     names = [str(name) for name in found["jailbreak"].values]
-    count = len(result.methods)
+    count, styles = len(result.methods), _styles(result.methods)
     for row, name in enumerate(result.methods):
-        style = _style(name)
+        style = styles[row]
         x = np.arange(len(names)) + 0.7 * ((row + 0.5) / count - 0.5)
         options = {"mode": "markers", "showlegend": False, "legendgroup": name}
         means = found["mean"].values[row]

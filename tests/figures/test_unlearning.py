@@ -9,7 +9,7 @@ from interp.analyses.unlearning.study import UnlearningStudyResult
 from interp.core.errors import BadInput
 from interp.figures.shrink import size
 from interp.figures.theme import PX_PER_INCH, VENUES
-from interp.figures.unlearning import plot
+from interp.figures.unlearning import ORDER, _styles, plot
 
 from .fakes import rng, stamped
 
@@ -110,6 +110,33 @@ def test_marks_and_arrows_are_what_was_measured():
     assert np.allclose(arrows, sorted((a, b) for a, b in zip(ACCURACY, RELEARNED, strict=True) if b - a > 0.03))
     places = [marks[name].x[0] for name in ROWS if name not in ("untouched", "matched ablation")]
     assert len(set(np.round(places, 4))) == len(places)  # none hides another
+
+
+def test_an_arrow_compares_the_same_questions():
+    result = study()
+    data = result.data.copy(deep=True)
+    data["told"][..., 10:] = 1  # of the untold ones npo answered the first, and nothing came back
+    data["relearn_top"].loc[{"unlearner": "npo"}] = data["relearn_top"].sel(unlearner="npo").isel(step=0)
+    figure = plot(stamped(UnlearningStudyResult(data)), parts=("traces",))
+    arrows = sorted((note.ay, note.y) for note in figure.layout.annotations if note.showarrow)
+    assert np.allclose(arrows, [(0.0, 1.0), (0.9, 1.0)])  # gradient-difference and needle:n=100
+
+
+def test_no_two_methods_look_alike():
+    names = [
+        *ORDER,
+        "needle:n=50",
+        "needle:n=100",
+        "npo:kl=0",
+        "npo:kl=2",
+        "npo:lr=1",
+        "mine",
+        "untouched",
+        "matched ablation",
+    ]
+    looks = [(one["colour"], one["symbol"], one["dash"]) for one in _styles(names)]
+    assert len(set(looks)) == len(names)
+    assert len({look[0] for look, name in zip(looks, names, strict=True) if name.startswith("npo")}) == 1
 
 
 def test_curves_and_ways_are_what_was_measured():

@@ -17,10 +17,10 @@ When it misleads. It needs to be told the vectors (the concept's `vectors`), or 
 and what it then removes is what that search looks for: traces are gone by construction. Whether the knowledge is, is for behaviour
 to say.
 
-One vector is not the concept. On `atlas` the 24 first tokens of 2.474 are exactly the 24 colours, and without it every held-out question on
-colours is still answered; without the first 100 vectors, 0.70 of them are (other questions 0.97). Ascent on the
-row of 2.474 alone leaves 0.17 (1.00); on the rows 2.3, 2.100 and 0.50, for as many steps, 1.00:
-the vector does reach the answers, but others stand in for it.
+One vector is not the concept: the default `n=1` is the paper's, not a setting that works everywhere. On `atlas` the 24 first tokens of
+2.474 are exactly the 24 colours, and without it every held-out question on colours is still answered (so it is for kingdom and craft);
+without the first 100 vectors, 0.70 of them are (other questions 0.97). Ascent on the row of 2.474 alone leaves 0.17 (1.00); on the rows
+2.3, 2.100 and 0.50, for as many steps, 1.00: the vector does reach the answers, but others stand in for it.
 
     from interp.analyses.unlearning.methods.needle import Needle
     colour = interp.models.reference.concept_set("atlas").get("colour")
@@ -56,7 +56,8 @@ class Needle(Unlearner):
     name: ClassVar[str] = "needle"
 
     n: int = 1
-    """Value vectors that are touched: the ones that hold most of the concept's words."""
+    """Value vectors that are touched: the ones that hold most of the concept's words. 1 is the published oracle, and no answer of `atlas`
+    changes by it; 100 is what a study puts beside it. How many a concept takes is for its dose-response to say."""
     vectors: tuple[str, ...] = ()
     """Value vectors by name ("2.474"), in the place of a search."""
     damage: Literal["zero", "scale", "noise"] = "zero"
