@@ -114,3 +114,19 @@ def test_classes_smaller_than_the_folds_are_refused_with_their_number():
     yes = np.arange(40) < 3
     with pytest.raises(BadInput, match="positive texts fall into 3 groups"):
         Plan.of(yes, list(range(40)), 5, 3, 0)
+
+
+@pytest.mark.parametrize("method", ["mean", "ridge", "logistic", "pca"])
+def test_rounding_that_knows_the_label_is_no_difference(method):
+    rng, yes = np.random.default_rng(0), np.arange(60) % 2 == 0
+    size = rng.standard_normal(20) * 3
+    x = (size + 3e-7 * np.abs(size) * yes[:, None]).astype(np.float32).astype(float)
+    plan = Plan.of(yes, list(range(60)), 3, 3, 0)
+    found = held_out(x, np.stack([yes, ~yes]), method, plan)
+    assert (found.auc == 0.5).all() and (found.accuracy == 0.5).all() and not found.score.any()
+    with pytest.raises(BadInput, match="is zero"):
+        fit_direction(x, yes.tolist(), method)
+    real = x.copy()
+    real[:, 3] += yes  # one feature that differs, beside nineteen of rounding
+    at = fit_direction(real, yes.tolist(), method).unit.numpy()
+    assert held_out(real, yes[None], method, plan).auc[0] == 1.0 and abs(at[3]) > 0.999
