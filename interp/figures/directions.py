@@ -65,9 +65,12 @@ def _curves(figure: go.Figure, result: "ConceptDirectionsResult", shown: Sequenc
     labels, title = site_labels([str(name) for name in result.data["site"].values])
     places = list(range(len(labels)))
     low, high = curves["null_lo"].min("fit").values, curves["null_hi"].max("fit").values
+    wide: list[float] = [*map(float, places)]
+    if len(places) == 1:  # a band needs two ends
+        wide, low, high = [-0.25, 0.25], np.repeat(low, 2), np.repeat(high, 2)
     figure.add_trace(
         go.Scatter(
-            x=places + places[::-1], y=np.concatenate([high, low[::-1]]), fill="toself", mode="lines", line={"width": 0},
+            x=wide + wide[::-1], y=np.concatenate([high, low[::-1]]), fill="toself", mode="lines", line={"width": 0},
             fillcolor=translucent(FAINT, 0.22), name="shuffled labels, 95 %", hoverinfo="skip",
         ), 1, 1,
     )  # fmt: skip

@@ -28,7 +28,7 @@ LABELS = {
     "nll": "added loss of neutral text, nats",
 }  # fmt: skip
 KINDS = {"random": "random directions", "span": "directions in the span", "shuffled": "exchanged labels, refitted"}
-INKS = {"random": "#6b6b6b", "span": CATEGORY[5], "shuffled": CATEGORY[4]}
+INKS = {"random": "#6b6b6b", "span": CATEGORY[2], "shuffled": CATEGORY[4]}
 
 
 def plot(

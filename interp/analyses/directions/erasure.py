@@ -228,9 +228,9 @@ class _Work:
                 out[site] = fit_eraser(
                     rows[self.fit], labels, method, groups=groups, rounds=config.rounds, strength=config.strength
                 )
-            except NoDifference:
+            except NoDifference as error:
                 if site == self.first:
-                    raise
+                    raise BadInput(f"{site}: {error}") from None
         return out
 
     def random(self, rank: int, draw: int) -> dict[Site, Eraser]:

@@ -60,7 +60,7 @@ def group_numbers(groups: Sequence[Any]) -> np.ndarray:
 def shuffled_labels(
     yes: np.ndarray, groups: Sequence[Any], folds: np.ndarray, n: int, *, seed: int, name: str
 ) -> np.ndarray:
-    """`n` sets of labels without a tie to the texts, bool [shuffle, row]."""
+    """`n` sets of labels without a tie to the texts, bool [shuffle, row]. Raises `BadInput` where the design leaves none to exchange."""
     rng = numpy_generator(seed, name)
     numbers = group_numbers(groups)
     mixed: list[np.ndarray] = []
@@ -71,6 +71,11 @@ def shuffled_labels(
             mixed.append(rows)
         else:
             pure.setdefault((int(folds[rows[0]]), len(rows)), []).append(rows)
+    if not mixed and not any(0 < yes[np.stack(same)[:, 0]].sum() < len(same) for same in pure.values()):
+        raise BadInput(
+            "no labels can be exchanged, so nothing says what chance gives: groups are whole, and those of positive and negative texts "
+            f"differ in size ({_group_sizes(yes, numbers, True)} and {_group_sizes(yes, numbers, False)} texts). Give groups of like sizes."
+        )
     out = np.tile(yes, (n, 1))
     for rows in mixed:
         out[:, rows] = rng.permuted(out[:, rows], axis=1)
@@ -79,6 +84,10 @@ def shuffled_labels(
         labels = rng.permuted(np.tile(yes[block[:, 0]], (n, 1)), axis=1)  # [shuffle, group]
         out[:, block] = labels[:, :, None]
     return out
+
+
+def _group_sizes(yes: np.ndarray, numbers: np.ndarray, label: bool) -> str:
+    return ", ".join(map(str, sorted(set(np.bincount(numbers)[numbers[yes == label]].tolist()))))
 
 
 def describe_groups(yes: np.ndarray, groups: Sequence[Any]) -> str:

@@ -130,3 +130,15 @@ def test_rounding_that_knows_the_label_is_no_difference(method):
     real[:, 3] += yes  # one feature that differs, beside nineteen of rounding
     at = fit_direction(real, yes.tolist(), method).unit.numpy()
     assert held_out(real, yes[None], method, plan).auc[0] == 1.0 and abs(at[3]) > 0.999
+
+
+def test_labels_that_no_exchange_can_change_are_refused():
+    from interp.analyses.directions.steering.arms import exchanged
+
+    yes = np.array([True] * 8 + [False] * 4)
+    groups = [0, 0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7]  # the size of a group gives its label away
+    folds = np.array([0, 0, 1, 1, 0, 0, 1, 1, 0, 1, 0, 1])
+    with pytest.raises(BadInput, match="no labels can be exchanged"):
+        shuffled_labels(yes, groups, folds, 5, seed=0, name="x")
+    with pytest.raises(BadInput, match="no labels can be exchanged"):
+        exchanged(yes, list(map(str, groups)), np.random.default_rng(0))

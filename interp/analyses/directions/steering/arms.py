@@ -68,6 +68,11 @@ def exchanged(labels: np.ndarray, groups: Sequence[str], rng: np.random.Generato
     by_size: dict[int, list[list[int]]] = {}
     for places in members.values():
         by_size.setdefault(len(places), []).append(places)
+    if not any(0 < sum(bool(labels[places[0]]) for places in rows) < len(rows) for rows in by_size.values()):
+        raise BadInput(
+            "no labels can be exchanged for the control: groups are whole, and none of the positive texts is of the size of one of the "
+            "negative. Give groups of like sizes."
+        )
     for rows in by_size.values():
         order = rng.permutation(len(rows))
         for mine, other in zip(rows, order, strict=True):
