@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 MOST = 40
 """Concepts that have room."""
 LONGEST = 24
+WIDE = 0.012
+"""Width of a bold character as a share of a figure's width."""
 OWN, OTHER, LEVELS, CLEAN = "the concept's", "about others", "before", "clean model"
 TITLES = {
     "jaccard": "top tokens kept", "rbo": "top tokens kept (rank-biased)", "cosine": "direction kept", "l2": "distance moved",
@@ -193,7 +195,8 @@ def _tokens(result: "UnlearningResult", concept: str, n: int, theme: Theme, venu
     small = text_size(theme, small=True)
     for column, vector in enumerate(vectors, start=1):
         began = set(result.data["token"].sel(named=vector, state="before").values.tolist())
-        _joined(figure, [words.sel(named=vector, state=state).values.tolist() for state in states], column)
+        lists = [words.sel(named=vector, state=state).values.tolist() for state in states]
+        _joined(figure, lists, column, character=WIDE * len(vectors) * len(states))
         for place, state in enumerate(states):
             said = [str(word) for word in words.sel(named=vector, state=state).values]
             own = related.sel(named=vector, state=state).values
@@ -226,14 +229,15 @@ def _tokens(result: "UnlearningResult", concept: str, n: int, theme: Theme, venu
     return check_budget(figure)
 
 
-def _joined(figure: go.Figure, lists: Sequence[Sequence[str]], column: int) -> None:
-    """A line from each word of a column to the same word in the next."""
+def _joined(figure: go.Figure, lists: Sequence[Sequence[str]], column: int, *, character: float) -> None:
+    """A line from each word of a column, past the longest one, to the same word in the next; `character` is the width of one."""
     x: list[float | None] = []
     y: list[int | None] = []
     for place, (left, right) in enumerate(pairwise(lists)):
+        past = min(0.9, 0.04 + character * max(min(len(word), LONGEST) for word in left))
         for rank, word in enumerate(left, start=1):
             if word and word in right:
-                x += [place + 0.3, place + 0.97, None]
+                x += [place + past, place + 0.97, None]
                 y += [rank, right.index(word) + 1, None]
     figure.add_trace(
         go.Scatter(x=x, y=y, mode="lines", line={"color": translucent(FAINT, 0.5), "width": 1}, hoverinfo="skip", showlegend=False),

@@ -12,13 +12,14 @@ says), so that for these `atlas` is the clean model that unlearning ought to giv
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from interp.core.errors import one_of
 from interp.core.seed import numpy_generator
 
 if TYPE_CHECKING:
-    from interp.data import Concepts, Labelled, Prompt
+    from interp.data import Concept, Concepts, Labelled, Prompt
     from interp.data.world import World
 
 PLAIN = ("kingdom", "harvest", "colour", "craft")
@@ -28,15 +29,11 @@ NEW = ("beast", "festival", "changed")
 def concept_set(name: str = "atlas", n: int = 40, texts: int = 120, seed: int = 0) -> "Concepts":
     """The concepts of a reference checkpoint, with up to `n` related and `n` unrelated prompts and `texts` texts each."""
     from interp.data import Concepts
-    from interp.data.world import World
 
     from . import path
 
     path(name)
-    tuned = name == "atlas-tuned"
-    world = World.generate()
-    asked = {topic: _asked(world, topic, tuned, seed) for topic in _topics(tuned)}
-    return Concepts(_concept(world, topic, asked, (n, texts), tuned, seed) for topic in asked)
+    return Concepts(_concepts(name == "atlas-tuned", n, texts, seed))
 
 
 def labelled(name: str = "atlas", topic: str = "colour", n: int = 120, seed: int = 0) -> "Labelled":
@@ -66,6 +63,16 @@ def labelled(name: str = "atlas", topic: str = "colour", n: int = 120, seed: int
         positive.append(_sentence(world, kind, entity, rng))
         negative.append(_sentence(world, others[int(rng.integers(len(others)))], entity, rng))
     return read(positive=positive, negative=negative, paired=True, name=f"{name}: {topic}")
+
+
+@lru_cache(maxsize=8)
+def _concepts(tuned: bool, n: int, texts: int, seed: int) -> "tuple[Concept, ...]":
+    """The concepts of one of the two, which take a third of a second to write out."""
+    from interp.data.world import World
+
+    world = World.generate()
+    asked = {topic: _asked(world, topic, tuned, seed) for topic in _topics(tuned)}
+    return tuple(_concept(world, topic, asked, (n, texts), tuned, seed) for topic in asked)
 
 
 def _topics(tuned: bool) -> tuple[str, ...]:

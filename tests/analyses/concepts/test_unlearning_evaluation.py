@@ -132,7 +132,7 @@ def test_a_saved_ablation_is_found_where_it_was_made(atlas, tmp_path):
         atlas.save(tmp_path / "ablated")
     ablated = interp.load(str(tmp_path / "ablated"), check=False)
     two = reference.concept_set("atlas")[1:3]  # harvest and colour
-    result = QUICK(atlas, ablated, two)
+    result = dataclasses.replace(QUICK, prompts=1, texts=1, neutral=0)(atlas, ablated, two)
     trace = result.traces("jaccard")
     assert float(trace["mean"].sel(concept="colour")) == 0.0 and float(trace["mean"].sel(concept="harvest")) == 1.0
     assert (trace["null"] == 1).all() and float(trace["p"].sel(concept="colour")) == pytest.approx(1 / 7)
@@ -223,7 +223,14 @@ def test_some_concepts_are_looked_at_and_the_texts_of_all_are_known(atlas):
         dataclasses.replace(quick, concept=("color",))(atlas, atlas, every)
     with pytest.raises(BadInput, match="`n_vectors` is 2049, and atlas has 2048 value vectors"):
         dataclasses.replace(quick, n_vectors=2049)(atlas, atlas, every)
-    one = quick(atlas, atlas, every, heldout="The king rode out.", neutral_texts="The king rode out to the river.")
+    bare = dataclasses.replace(quick, concept=())
+    one = bare(
+        atlas,
+        atlas,
+        Concept("x", vectors=("0.1",)),
+        heldout="The king rode.",
+        neutral_texts="The king rode to the river.",
+    )
     assert one.data.sizes["heldout"] == one.data.sizes["document"] == 1  # one text, not its letters
     with pytest.raises(BadInput, match="one of `heldout` must be text; not int"):
         quick(atlas, atlas, every, heldout=[3])

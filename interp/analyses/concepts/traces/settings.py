@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from interp.core.errors import BadInput
 from interp.core.lm import LM
@@ -108,11 +109,17 @@ def neutral_material(lm: LM, others: Sequence[str], n: int = 20) -> tuple[tuple[
     if not others:
         return english, "neutral English"
     most = FOREIGN * _density(lm, others[:: max(1, len(others) // 10)])
-    prose = tuple(World.generate().prose(n, name="neutral text"))
+    prose = _prose(n)
     for texts, what in ((english, "neutral English"), (prose, "prose of the reference world")):
         if _density(lm, texts[:4]) <= most and _comes_back(lm, texts[0]):
             return texts, what
     return tuple(others)[:: max(1, len(others) // n)][:n], OTHERS
+
+
+@lru_cache(maxsize=4)
+def _prose(n: int) -> tuple[str, ...]:
+    """Prose of the reference world."""
+    return tuple(World.generate().prose(n, name="neutral text"))
 
 
 def _density(lm: LM, texts: Sequence[str]) -> float:
