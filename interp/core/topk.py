@@ -6,8 +6,9 @@
     Moments(lm.weights.W_U).of(values)              # mean and standard deviation of each row over the whole vocabulary
 
 Tiles of rows by tiles of the vocabulary, each followed by the best of its rows so far: memory is a tile and [row, k], whatever the
-number of rows and tokens. Order is by value, then by id. A row whose k-th and next value are the same number is done again in float64
-with that order (`fallback` counts these), so equal columns never depend on how a tile was cut.
+number of rows and tokens. Order is by value, then by id. A row whose k-th and next value are as near as float32 products of |x| and the
+longest |u| may be off (`CLOSE`) is done again in float64 with that order (`fallback` counts these), so which tokens are among the k never
+depends on how a tile was cut. Within the k, entries nearer than that may change places where products are in float32 (no screen).
 
 Screening. With `screen=True` a tile is multiplied in bfloat16, and what comes out is not the logit but a bound that no logit exceeds: the
 product has two more columns, so that with x̂ = bf16(x) and û = bf16(u)
@@ -37,6 +38,13 @@ PAIRS = 4_000_000
 """Numbers of candidate columns that are gathered at once."""
 HALF = 2.0**-8
 """Relative rounding of bfloat16, at most."""
+CLOSE = 2.0**-19
+"""How far apart two float32 products must be, relative to |x| |u|, to be in a sure order. The largest error found was a quarter of this (64
+to 4096 numbers, of one sign or both); the worst case is larger."""
+TINY = 2e-19
+"""Numbers below have squares that float32 does not hold, so a length in float32 may miss so much of each."""
+LARGE = 1e30
+"""Numbers of a table beyond which float32 products may overflow on the way."""
 
 Tiles = Callable[[], Iterator[Tensor]]
 """A table as tiles [d, n], side by side; called again for each pass."""
@@ -51,7 +59,7 @@ class Top:
     ids: Tensor
     """[row, k], int64."""
     fallback: int
-    """Rows that were done again in float64: equal values at the end of the list, or not certified by the screen."""
+    """Rows that were done again in float64: values as good as equal at the end of the list, or not certified by the screen."""
 
 
 def topk(
@@ -66,7 +74,8 @@ def topk(
     """The k largest entries of each row of x [row, d] @ table [d, vocab].
 
     `signed` gives both ends from one product: of x and of -x. `tile` is rows by tokens (tokens of a table that comes in tiles are as it
-    gives them). Raises `BadInput` for numbers that are not finite, for k beyond the vocabulary, and for shapes that do not fit.
+    gives them). Raises `BadInput` for numbers that are not finite, products that float32 cannot hold, k beyond the vocabulary, and shapes
+    that do not fit.
     """
     if x.ndim != 2 or k < 1 or min(tile) < 1:
         raise BadInput(
@@ -79,11 +88,17 @@ def topk(
         )
     if not bool(x.isfinite().all()):
         raise BadInput("`x` has NaN or infinite numbers, and no largest entry. Is the checkpoint whole?")
-    rows = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    rows, powers = _levelled(x.detach().to(torch.promote_types(x.dtype, torch.float32)))
     screen = fast_bfloat16(x.device) if screen is None else screen
     passes = [rows, -rows] if signed and screen else [rows]
     found = [_topk(part, table, k, tile, screen=screen, both=signed and not screen) for part in passes]
     values, ids = torch.cat([one[0] for one in found]), torch.cat([one[1] for one in found])
+    for power in powers:
+        values = values * power
+    if not bool(values.isfinite().all()):
+        raise BadInput(
+            "products of `x` and the table are beyond what float32 holds. Is the checkpoint whole? Divide `x` by a power of two."
+        )
     fallback = sum(one[2] for one in found)
     return Top(values, ids, fallback) if signed else Top(values[0], ids[0], fallback)
 
@@ -120,8 +135,16 @@ class Moments:
 def exact(x: Tensor, table: "Tensor | Tiles", k: int, *, tile: int = TILE[1]) -> tuple[Tensor, Tensor]:
     """Values and ids [row, k] by float64 products and a stable order: slow, and what everything else is held against."""
     best, ids = _empty(len(x), 0, x, _wide(x))
+    size = x.to(_wide(x)).norm(dim=1)
     for start, part in _tiles(table, tile):
-        value = torch.cat([best, x.to(_wide(x)) @ part.to(_wide(x))], dim=1)
+        found = x.to(_wide(x)) @ part.to(_wide(x))
+        least = torch.cat([best, found], dim=1).topk(min(k, best.shape[1] + found.shape[1]), dim=1).values[:, -1]
+        bar = least - CLOSE**2 * size * part.to(_wide(x)).norm(dim=0).amax()
+        row, place = (found >= bar[:, None]).nonzero(as_tuple=True)
+        found[row, place] = _products(
+            x, part, row, place
+        )  # a product depends, in its last digit, on where in a tile it stands
+        value = torch.cat([best, found], dim=1)
         number = torch.arange(start, start + part.shape[1], device=x.device).expand(len(x), -1)
         order = value.argsort(dim=1, descending=True, stable=True)[:, :k]
         best, ids = value.gather(1, order), torch.cat([ids, number], dim=1).gather(1, order)
@@ -136,7 +159,7 @@ def _topk(
     signs = (1.0, -1.0) if both else (1.0,)
     best = [[_Best(len(x[cut]), k, x) for cut in cuts] for _ in signs]
     bounded = [_bounded(x[cut], side="row") if screen else x[cut] for cut in cuts]
-    vocab = 0
+    vocab, longest = 0, 0.0
     for start, part in _tiles(table, tile[1], x.dtype if not screen else None):
         vocab += part.shape[1]
         if part.shape[0] != x.shape[1]:
@@ -144,6 +167,7 @@ def _topk(
                 f"rows of {x.shape[1]} numbers cannot be read by a table [d={part.shape[0]}, vocab]. Transpose it?"
             )
         known = part if not screen else _bounded(part.T, side="column").T
+        longest = longest if screen else max(longest, float(part.norm(dim=0).amax()) + TINY * len(part) ** 0.5)
         for index, cut in enumerate(cuts):
             value = bounded[index] @ known
             for sign, side in zip(signs, best, strict=True):
@@ -153,14 +177,21 @@ def _topk(
                     side[index].take(value if sign > 0 else -value, start)
     if k > vocab:
         raise BadInput(f"k={k} entries of a row, and the vocabulary has {vocab}. Ask for fewer.")
-    ends = [_finished(x if sign > 0 else -x, table, k, side, tile) for sign, side in zip(signs, best, strict=True)]
+    close = (
+        (CLOSE if x.dtype == torch.float32 else CLOSE**2) * longest * x.norm(dim=1)
+    )  # screened values are float64 products: 0
+    ends = [
+        _finished(x if sign > 0 else -x, table, k, side, tile, close) for sign, side in zip(signs, best, strict=True)
+    ]
     return torch.stack([end[0] for end in ends]), torch.stack([end[1] for end in ends]), sum(end[2] for end in ends)
 
 
 def _finished(
-    x: Tensor, table: "Tensor | Tiles", k: int, best: "list[_Best]", tile: tuple[int, int]
+    x: Tensor, table: "Tensor | Tiles", k: int, best: "list[_Best]", tile: tuple[int, int], close: Tensor
 ) -> tuple[Tensor, Tensor, int]:
-    parts = [one.result() for one in best] or [(*_empty(0, k, x, x.dtype), torch.zeros(0, dtype=torch.bool))]
+    parts = [one.result(near) for one, near in zip(best, close.split(tile[0]), strict=False)] or [
+        (*_empty(0, k, x, x.dtype), torch.zeros(0, dtype=torch.bool))
+    ]
     values, ids, sure = (torch.cat([part[place] for part in parts]) for place in range(3))
     again = (~sure).nonzero().flatten()
     for rows in again.split(tile[0]) if len(again) else ():
@@ -201,8 +232,8 @@ class _Best:
         value[row, place] = _products(x, table, row, ids[row, place]).to(value.dtype)
         self._merge(value, ids + start)
 
-    def result(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Values and ids [row, k] in order, and which rows [row] are sure to be right."""
+    def result(self, close: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values and ids [row, k] in order, and which rows [row] are sure to be right, where values may be off by `close` [row]."""
         k = self.k
         by_id = self.ids.argsort(dim=1)
         values, ids = self.values.gather(1, by_id), self.ids.gather(1, by_id)
@@ -211,7 +242,7 @@ class _Best:
         last = values[:, k - 1]
         sure = last > self.bound
         if values.shape[1] > k:
-            sure &= last > values[:, k]
+            sure &= last - values[:, k] > close
         return values[:, :k], ids[:, :k], sure
 
     def _least(self) -> Tensor:
@@ -247,6 +278,16 @@ class _Best:
         self.values, self.ids = values, every
 
 
+def _levelled(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Rows whose largest number is between a half and one, and the two powers of two [row, 1] that undo it: the digits are the same."""
+    if not x.numel():
+        return x, (x.new_ones(len(x), 1), x.new_ones(len(x), 1))
+    power = torch.frexp(x.abs().amax(dim=1, keepdim=True).cpu()).exponent
+    first = power.div(2, rounding_mode="floor")  # 2**power may be beyond float32
+    parts = tuple(torch.exp2(one.to(x.dtype)).to(x.device) for one in (first, power - first))
+    return x / parts[0] / parts[1], (parts[0], parts[1])
+
+
 def _largest(value: Tensor, most: int) -> tuple[Tensor, Tensor]:
     found = value.topk(most, dim=1)
     return found.values, found.indices
@@ -256,11 +297,12 @@ def _bounded(rows: Tensor, *, side: str) -> Tensor:
     """Rows in bfloat16 with the two columns that turn their products into upper bounds, and zeros up to a multiple of 32."""
     wide = rows.to(torch.float32)
     near = wide.to(torch.bfloat16)
-    lost = (wide - near.to(torch.float32)).norm(dim=1)
+    missed = TINY * rows.shape[1] ** 0.5
+    lost = (wide - near.to(torch.float32)).norm(dim=1) + missed
     if side == "row":
         extra = torch.stack([wide.norm(dim=1), lost], dim=1)
     else:
-        size = near.to(torch.float32).norm(dim=1)
+        size = near.to(torch.float32).norm(dim=1) + missed
         extra = torch.stack([lost + _accumulation(rows) * size, size], dim=1)
     up = (extra * (1 + 4 * HALF)).to(torch.bfloat16)  # rounded, still not below
     zeros = up.new_zeros(len(rows), -(rows.shape[1] + 2) % 32)
@@ -298,9 +340,9 @@ def _tiles(table: "Tensor | Tiles", width: int, dtype: torch.dtype | None = None
         parts = table()
     start = 0
     for part in parts:
-        if not bool(part.isfinite().all()):
+        if not bool((part.abs() <= LARGE).all()):
             raise BadInput(
-                "the table has NaN or infinite numbers: no words can be read off it. Is the checkpoint whole?"
+                f"the table has NaN or infinite numbers, or some beyond {LARGE:g}: no words can be read off it. Is the checkpoint whole?"
             )
         least = torch.promote_types(part.dtype, torch.float32)
         yield start, part.detach().to(least if dtype is None else dtype)
