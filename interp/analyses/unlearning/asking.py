@@ -124,15 +124,18 @@ def training(tuning: Any) -> Forward:
 def own_answers(lm: LM, prompts: Sequence[Prompt], *, tokens: int = 4) -> tuple[list[Prompt], list[str]]:
     """The prompts with answers: their own, or, where they have none, the first words that the model as it is now writes.
 
-    Also gives the ids of prompts that are left out, because the model wrote nothing but blanks.
+    Also gives the ids of prompts that are left out: the model wrote nothing but blanks, or what it wrote is read as other tokens behind the
+    prompt (a piece of a word, say), which are not what it says there.
     """
     bare = [prompt for prompt in prompts if prompt.answer is None]
     written = dict(zip([prompt.text for prompt in bare], lm.generate([p.text for p in bare], tokens).texts, strict=True)) if bare else {}  # type: ignore[attr-defined]  # fmt: skip
     kept, silent = list[Prompt](), list[str]()
+    own = [replace(prompt, answer=said) for prompt in bare if (said := written[prompt.text].rstrip()).strip()]
+    given = Questions(lm, own).read(running(lm)).top[:, 0] if own else np.zeros(0)
+    said_so = {prompt.text: prompt.answer for prompt, top in zip(own, given, strict=True) if top == 1}
     for prompt in prompts:
-        said = prompt.answer if prompt.answer is not None else written[prompt.text].rstrip()
-        if said.strip():
-            kept.append(replace(prompt, answer=said))
-        else:
+        if (answer := prompt.answer if prompt.answer is not None else said_so.get(prompt.text)) is None:
             silent.append(prompt.id)
+        else:
+            kept.append(replace(prompt, answer=answer))
     return kept, silent

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import interp
 from interp.analyses.unlearning import Revision
 from interp.analyses.unlearning.asking import Questions, own_answers, running, training
 from interp.analyses.unlearning.jailbreaks import JAILBREAKS, holds, jailbroken
@@ -62,6 +63,14 @@ def test_a_prompt_without_an_answer_takes_the_models_own(atlas, known):
         Questions(atlas, [bare])
     with pytest.raises(BadInput, match="no prompt"):
         Questions(atlas, [])
+
+
+def test_an_own_answer_that_is_read_as_other_tokens_is_left_out(real_models):
+    lm = interp.load(real_models / "stories260K-llama")
+    bare = [Prompt.of(text) for text in ("Lily had a pet", "The little bird", "In the forest lived a big")]
+    asked, silent = own_answers(lm, bare)
+    assert [prompt.text for prompt in asked] == [bare[0].text, bare[2].text] and silent == [bare[1].id]
+    assert (Questions(lm, asked).read(running(lm)).top == 1).all()
 
 
 # -- jailbreaks --------------------------------------------------------------------------------------------------------

@@ -198,6 +198,13 @@ def test_a_row_that_lacks_a_concept_falls_from_what_the_others_know_of_the_rest(
     assert np.isfinite(one).all() and np.allclose(one, both)
 
 
+def test_relearning_that_harms_the_untouched_model_is_said(found):
+    assert "takes answers away" not in "\n".join(found.report_lines())
+    data = found.data.copy(deep=True)
+    data["relearn_top"].loc[{"unlearner": "untouched", "step": 1}] = 0
+    assert "(untold questions: 1.00, then 0.00)" in "\n".join(UnlearningStudyResult(data).report_lines())
+
+
 def test_a_perplexity_that_is_no_number_is_an_alarm(found):
     data = found.data.copy(deep=True)
     data["score"].loc[{"unlearner": "needle", "measure": "perplexity_ratio"}] = np.nan

@@ -201,7 +201,8 @@ class UnlearningStudyResult(Result):
         notes += [f"watched {entry}" for entry in attrs["vectors"]]
         notes += [f"jailbreak left out: {entry}" for entry in attrs["skipped"]]
         notes += [f"left out: {entry}" for entry in attrs["left_out"]]
-        notes += [f"left out, the model writes nothing there: {entry}" for entry in attrs["silent"]]
+        notes += [f"left out, no answer is given and the model's own is none: {entry}" for entry in attrs["silent"]]
+        notes += self._fading()
         return (*lines, "95 % intervals over questions", *spans, *notes)
 
     def thumbnail(self) -> xr.DataArray | None:
@@ -216,6 +217,19 @@ class UnlearningStudyResult(Result):
         ]
         known = [name for name in names if np.isfinite(row[f"{name}_lo"])]
         return ", ".join(f"{name} {row[name]:.2f} [{row[name + '_lo']:.2f}, {row[name + '_hi']:.2f}]" for name in known)
+
+    def _fading(self) -> list[str]:
+        """What is to be said where relearning takes answers away from the model that forgot nothing."""
+        if "relearn_top" not in self.data:
+            return []
+        group = self.group()
+        curve = self.relearning(group)["mean"].sel(unlearner=UNTOUCHED).values
+        if curve[0] - curve[-1] < TOLERANCE:
+            return []
+        return [
+            f"relearning takes answers away from the untouched model ({group} questions: {curve[0]:.2f}, then {curve[-1]:.2f}), so what "
+            "comes back of the others is too little. Use a smaller relearn_lr, or fewer relearn_steps"
+        ]
 
     def group(self) -> str:
         """The questions that recovery is of: `untold` where there are any, else `all`."""
