@@ -128,6 +128,7 @@ class ConceptDirectionsResult(Result):
                 f"No difference at {', '.join(alike)}: all texts, or the two of each pair, have the same values there (do they end in "
                 "the same token?). AUC 0.5 by definition, and no direction."
             )
+        told += self._floors()
         if wide:
             told.append(
                 f"More features than rows ({max(self.data.attrs['widths'].values())} and {self.data.attrs['rows']}): a probe fits "
@@ -141,6 +142,17 @@ class ConceptDirectionsResult(Result):
                 f"A bag of words does about as well ({words['auc']:.2f} against {auc:.2f}): the words alone tell these texts apart."
             )
         return tuple(told)
+
+    def _floors(self, level: float = 0.05) -> list[str]:
+        """Methods whose corrected p-value cannot fall below the level, whatever is found."""
+        draws = np.isfinite(self.data["null_auc"].isel(site=0)).sum("shuffle")
+        sites = self.data.sizes["site"]
+        return [
+            f"{method}: with {n} shuffles and {sites} sites no p (Holm) can be below {min(1.0, sites / (n + 1)):.2g}. Take "
+            f"{'refits' if method == 'logistic' else 'shuffles'}={int(np.ceil(sites / level))} or fewer sites to test it."
+            for method, n in zip(map(str, draws["fit"].values), map(int, draws.values), strict=True)
+            if sites / (n + 1) > level
+        ]
 
     def headline(self) -> dict[str, float]:
         """The best held-out AUC, the bag of words', and what shuffled labels reach there."""

@@ -30,6 +30,8 @@ def test_a_concept_of_atlas_is_read_from_its_layers_and_from_its_words(found):
     assert abs(float(at["null_mean"]) - 0.5) < 0.05
     assert float(curves["p"].sel(fit="logistic").min()) == pytest.approx(1 / 4)  # three refits
     assert found.words()["auc"] > 0.95
+    assert any("logistic: with 3 shuffles and 3 sites no p (Holm) can be below 0.75" in note for note in found.notes())
+    assert not any(note.startswith("ridge") for note in found.notes())
     assert any("bag of words" in note for note in found.notes()) and any(
         "More features" in note for note in found.notes()
     )
