@@ -145,7 +145,7 @@ class ConceptDirectionsResult(Result):
 
     def _floors(self, level: float = 0.05) -> list[str]:
         """Methods whose corrected p-value cannot fall below the level, whatever is found."""
-        draws = np.isfinite(self.data["null_auc"].isel(site=0)).sum("shuffle")
+        draws = self.data["null_auc"].isel(site=0).notnull().sum("shuffle")
         sites = self.data.sizes["site"]
         return [
             f"{method}: with {n} shuffles and {sites} sites no p (Holm) can be below {min(1.0, sites / (n + 1)):.2g}. Take "
