@@ -238,12 +238,17 @@ def _concept(row: Any, template: str) -> Concept:
         raise BadInput(f"a concept is a record with a field 'Concept', its name; this has {have}.")
     if unknown := [key for key in row if key not in KNOWN]:
         raise BadInput(f"unknown field {unknown[0]!r}; there are {listing(KNOWN)}.{hint(str(unknown[0]), KNOWN)}")
-    name = str(row["Concept"])
+    name = row["Concept"]
     vectors = _strings(row, "vectors")
     if ("Layer" in row) != ("Dim" in row):
         raise BadInput(f"the concept {name!r} has only one of `Layer` and `Dim`. Together they name its value vector.")
-    if not vectors and "Layer" in row:
-        vectors = (f"{_whole(row, 'Layer')}.{_whole(row, 'Dim')}",)
+    if "Layer" in row:
+        one = f"{_whole(row, 'Layer')}.{_whole(row, 'Dim')}"
+        if vectors and one not in vectors:
+            raise BadInput(
+                f"the concept {name!r} has `Layer` and `Dim` of {one}, and `vectors` {listing(vectors)} without it. Give one of the two."
+            )
+        vectors = vectors or (one,)
     texts = _strings(row, "texts")
     if "wikipedia_content" in row:
         check_text(row["wikipedia_content"], "`wikipedia_content`")

@@ -148,6 +148,10 @@ def labelled(
         called = Path(positive).stem if isinstance(positive, str | Path) else "labelled texts"
     rows = _limited(rows, limit)
     texts, labels, groups = zip(*rows, strict=True) if rows else ((), (), ())
+    sides: dict[str, bool] = {}
+    for text, label in zip(texts, labels, strict=True):
+        if sides.setdefault(text, label) != label:
+            raise BadInput(f"the text {text[:80]!r} is both positive and negative. Take it out, or give it one label.")
     return Labelled(tuple(texts), tuple(labels), _together(texts, groups), name or called)
 
 

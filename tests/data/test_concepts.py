@@ -137,3 +137,11 @@ def test_one_text_is_no_list(group):
     with pytest.raises(BadInput, match=r"`unrelated` of the concept 'x' are prompts; not 'Where\?'"):
         Concept("x", unrelated=["Where?"])
     assert Concept("x", words=["a", "b"]).words == ("a", "b")
+
+
+def test_a_name_is_a_text_and_a_vector_is_said_once():
+    with pytest.raises(BadInput, match="a concept needs a name; not None"):
+        concepts([{"Concept": None}])
+    assert concepts([PUBLISHED | {"vectors": ["1.2", "23.743"]}])[0].vectors == ("1.2", "23.743")
+    with pytest.raises(BadInput, match=r"`Layer` and `Dim` of 23.743, and `vectors` '1.2' without it"):
+        concepts([PUBLISHED | {"vectors": ["1.2"]}])

@@ -51,6 +51,7 @@ def test_tables_and_jsonl(tmp_path):
         (lambda: labelled([{"text": "a"}]), "row 0"),
         (lambda: labelled([{"positive": "a", "negative": 3}]), "must be text"),
         (lambda: labelled([], paired=True), "`paired` is for"),
+        (lambda: labelled(positive=YES, negative=[*NO, YES[2]]), "'good 2' is both positive and negative"),
         (lambda: Labelled(("a",), (True, False), ("g",)), "1 texts, 2 labels"),
         (lambda: labelled(positive=YES[:1], negative=NO[:1]).split(), "too few"),
         (lambda: labelled(positive=YES, negative=NO).split(1.0), "between 0 and 1"),
