@@ -137,7 +137,9 @@ class ConceptDirectionsResult(Result):
         site, method = self.best()
         auc = float(held_auc(self.data["score"].sel(site=site, fit=method).values[None], self.plan)[0])
         words = self.words()
-        if max(words["ci_hi"], words["auc"] + 0.02) >= auc:
+        if auc <= float(np.nanquantile(self.data["null_auc"].sel(site=site, fit=method).values, 0.975)):
+            told.append(f"Nothing is found: the best AUC, {auc:.2f}, is within what shuffled labels give.")
+        elif max(words["ci_hi"], words["auc"] + 0.02) >= auc:
             told.append(
                 f"A bag of words does about as well ({words['auc']:.2f} against {auc:.2f}): the words alone tell these texts apart."
             )

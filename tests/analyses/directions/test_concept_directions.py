@@ -71,6 +71,8 @@ def test_labels_without_meaning_are_not_found(atlas, colours):
     )
     curves = null.curves()
     assert float(curves["p"].min()) > 0.02 and float(curves["auc"].max()) < 0.75
+    assert any(note.startswith("Nothing is found") for note in null.notes())
+    assert not any("tell these texts apart" in note for note in null.notes())  # words do not, either
 
 
 def test_lda_and_small_or_single_classes_are_refused_in_words(atlas, colours):
