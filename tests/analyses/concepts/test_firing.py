@@ -1,5 +1,7 @@
 """Where value vectors fire: exactly where they were planted, as plain hooks see it, and in a scrambled model by chance only."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -275,3 +277,22 @@ def test_the_best_cut_is_the_best_there_is():
     assert (
         (scores > found.threshold)[inside].mean() + (scores <= found.threshold)[~inside].mean()
     ) / 2 == pytest.approx(found.accuracy)
+
+
+def test_texts_that_differ_in_spaces_or_capitals_are_one_text(known):
+    """One of them on either half would be scored on what the sign and the threshold were chosen by."""
+    lm, data = known
+    colour, craft = data.get("colour"), data.get("craft")
+    often = tuple(form for text in colour.texts[:6] for form in (text, f"{text} ", f" {text}", text.replace(" ", "  ")))
+    fires = ConceptFiring(concept=("colour",), neurons=0)(
+        lm, Concepts([dataclasses.replace(colour, texts=often), dataclasses.replace(craft, texts=craft.texts[:6])])
+    )
+    assert int(fires.data["member"].sum()) == 6 and fires.data.sizes["text"] == 12
+
+
+def test_numbers_that_overflow_have_no_ranks(known):
+    """NaN would be larger than nothing, and p the smallest there is."""
+    lm, data = known
+    small = Concepts([dataclasses.replace(one, texts=one.texts[:4]) for one in data])
+    with lm.edit_weights({"W_in.2": lm.weights.W_in(2) * 1e38}), pytest.raises(BadInput, match="infinite or NaN"):
+        ConceptFiring(concept=("colour",), neurons=0)(lm, small)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from interp.core.errors import BadInput
 from interp.core.lm import LM
 from interp.core.progress import track
 from interp.core.site import Site
@@ -79,6 +80,11 @@ NAMES = ("values", "ahead", "share")
 def _keep(layer: _Layer, neurons: torch.Tensor, stream: torch.Tensor) -> None:
     """Take the columns of one document's activations [token, neuron], and what the vectors write beside all neurons and the stream."""
     neurons, stream = neurons.float().cpu(), stream.float().cpu()
+    if not bool(neurons.isfinite().all()):
+        raise BadInput(
+            "a text makes neurons infinite or NaN: there are no ranks of such numbers. Does the checkpoint overflow in this dtype? Load it "
+            "with dtype='float32'."
+        )
     writes = neurons.abs() * layer.norms  # [token, neuron]
     mine = writes[:, layer.columns[: layer.own]]
     layer.values.append(neurons[:, layer.columns].numpy())

@@ -16,8 +16,8 @@ Four answers, from one pass over the texts of all concepts (and of a further fil
 How selectivity is scored. Half of the texts (every second of each concept, in a seeded order) only choose the sign and the threshold; the
 AUC and the accuracy are those of the other half. Intervals resample whole texts, p-values exchange which texts are the concept's, adjusted
 after Holm over all vectors. And a neuron is compared with its neighbours: `neurons` others of its layer, drawn at random, go through the
-same halves; `null_share` is the share that separates the texts at least as well. Every text is taken once; one that belongs to two
-concepts is in both, and a BOS counts nowhere.
+same halves; `null_share` is the share that separates the texts at least as well. Every text is taken once (texts that differ in
+spaces or capitals only are one); one that belongs to two concepts is in both, and a BOS counts nowhere.
 
 Source. Geva et al. 2021, "Transformer Feed-Forward Layers Are Key-Value Memories" (arXiv 2012.14913), section 3 (keys and the texts that
 trigger them); Hong et al. 2024 (arXiv 2406.11614), section 5 (activation of concept vectors on their own texts).

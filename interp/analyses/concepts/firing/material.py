@@ -49,19 +49,27 @@ def material(
                 f"the concept {name!r} has no texts to fire on{told}. Give it `texts` (running text about it), or choose by `concept` "
                 "those that have."
             )
+    first: dict[
+        str, str
+    ] = {}  # of texts that differ in spaces or capitals only, one on either half would tell the other
     owners: dict[str, dict[str, None]] = {}
     for concept in data:
         for text in concept.texts:
-            owners.setdefault(text, {})[concept.name] = None
+            owners.setdefault(first.setdefault(_bare(text), text), {})[concept.name] = None
     if further:
         for text in _further(further, split, most):
-            owners.setdefault(text, {}).setdefault(further, None)
+            owners.setdefault(first.setdefault(_bare(text), text), {}).setdefault(further, None)
     texts = tuple(owners)
     member = np.array([[name in owners[text] for name in chosen] for text in texts])
     source = tuple(" + ".join(owners[text]) for text in texts)
     held = _halves(source, seed)
     _check(chosen, member, held, further)
     return Material(chosen, texts, member, held, source, corpus(texts, lm.tokenizer, n_ctx=lm.spec.n_ctx, bos=bos))
+
+
+def _bare(text: str) -> str:
+    """A text without what does not make it another one."""
+    return " ".join(text.split()).casefold()
 
 
 def _further(path: str, split: str, most: int) -> list[str]:
