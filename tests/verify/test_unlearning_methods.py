@@ -1,15 +1,9 @@
-"""The cases of unlearning methods hold, and notice what they are for."""
+"""The cases of unlearning methods notice what they are for (that they hold is asked of the whole catalogue)."""
 
 import pytest
 import torch
 
 from interp.verify import unlearning_methods
-from interp.verify.case import Case
-
-
-@pytest.mark.parametrize("case", unlearning_methods.CASES, ids=lambda case: case.name)
-def test_it_holds(case: Case) -> None:
-    assert case.run().ok, case.run()
 
 
 def test_a_loss_of_another_scale_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,8 @@ class InterventionOrder(Analysis[InterventionOrderResult]):
                 for which in orders[state]:
                     stack.enter_context(made(which).apply(lm))
                 read.append(judge.read(lm))
+            if state == "before":
+                _check_known(pair, chosen, read[0][0])
         data_ = judge.dataset(read)
         data_.attrs |= {
             "first": f"{label_of(self.first)} of {chosen[0].name}", "second": f"{label_of(self.second)} of {chosen[1].name}",
@@ -157,6 +159,20 @@ def intervention(given: "str | Unlearner", option: str) -> Unlearner:
     if name in EDITORS:
         return with_named_options(name, EditFacts, str(given).split(":")[1:], editor=name)
     return unlearner_of(given)
+
+
+def _check_known(pair: Sequence[Unlearner], chosen: Sequence[Concept], said: Sequence[np.ndarray]) -> None:
+    """Refuse to unlearn what the model does not know, and unrelated questions of which it answers none."""
+    for one, concept, answers in zip(pair, chosen, said[:2], strict=True):
+        if not isinstance(one, EditFacts) and not answers.any():
+            raise BadInput(
+                f"the model answers none of the {len(answers)} questions on {concept.name!r} as it is, so there is nothing to unlearn. "
+                "Take another concept, or other questions."
+            )
+    if not said[2].any():
+        raise BadInput(
+            f"the model answers none of the {len(said[2])} unrelated questions as it is, so nothing can be kept of them."
+        )
 
 
 @dataclass(frozen=True, eq=False)

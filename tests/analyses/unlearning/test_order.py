@@ -124,6 +124,13 @@ def test_refusals(atlas, known):
         InterventionOrder(first="hypnosis")
     with pytest.raises(BadInput, match="no option of 'needle'"):
         InterventionOrder(second="needle:x=1")
+    beast = replace(
+        known.get("craft"),
+        name="beast",
+        related=reference.concept_set("atlas-tuned", n=4, texts=8).get("beast").related,
+    )
+    with pytest.raises(BadInput, match="none of the 4 questions on 'beast'"):
+        InterventionOrder(first="needle", second="needle", second_concept="beast")(atlas, Concepts([*known, beast]))
     assert intervention("rome:facts=3", "first") == EditFacts("rome", facts=3)
     with pytest.raises(BadInput, match="no option of 'ft'"):
         InterventionOrder(first="ft:lr=1")
