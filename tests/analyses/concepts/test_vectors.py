@@ -46,6 +46,13 @@ def test_a_named_vector_comes_first(planted):
         vectors_of(lm, Concept("bare", vectors=("2.2",)), 2)
 
 
+def test_a_named_vector_needs_no_words_that_are_tokens(planted):
+    found = vectors_of(planted[0], Concept("split", ("qqq zzz", "zzz qqq"), vectors=("2.2",)))
+    assert str(found[0][0]) == "2.2" and found[0][1] != found[0][1]
+    with pytest.raises(BadInput, match="0 of 2 words"):
+        vectors_of(planted[0], Concept("split", ("qqq zzz", "zzz qqq"), vectors=("2.2",)), 2)
+
+
 def test_atlas_holds_its_colours_in_one_vector(atlas):
     colour = reference.concept_set("atlas").get("colour")
     vector, share = vectors_of(atlas, colour)[0]
