@@ -97,7 +97,9 @@ def vectors_of(
     The share is how many of the concept's w tokens are among the w tokens that the vector promotes most; equal shares are ordered by the
     mean logit of the concept's tokens over the standard deviation of all. Vectors that the concept names itself come first, in its own
     order (with `search` they are looked for nevertheless). A vector of zeros promotes nothing and holds nothing. All there are where a
-    model has fewer than `n`; a share is NaN where no word is a token. Raises `BadInput` where the concept has neither words nor enough vectors.
+    model has fewer than `n`; a share is NaN where no word is a token.
+
+    Raises `BadInput` where the concept has neither words nor enough vectors.
     """
     if n < 1:
         raise BadInput(f"`n` must be at least 1; not {n}.")

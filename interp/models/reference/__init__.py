@@ -60,7 +60,7 @@ _PLANTED = (
 )  # fmt: skip
 _CHECKPOINTS = ("atlas", "atlas-tuned")
 
-__all__ = ["as_lm", "concept_set", "facts", "labelled", "lexicon", "load", "names", "path", "task", "tasks", "text", *_PLANTED]
+__all__ = ["as_lm", "concept_set", "facts", "labelled", "lexicon", "load", "names", "path", "task", "tasks", "text", *_PLANTED]  # fmt: skip
 
 
 def names() -> list[str]:
