@@ -361,7 +361,7 @@ def test_the_report_card_leaves_out_what_is_not_there(tmp_path: Path) -> None:
         page = interp.report(
             lm("opt"), tmp_path / "card", store=interp.Store(tmp_path / "store"), **options
         ).read_text()
-    assert page.count("Left out:") == 4  # weights, shares, heads, channels
+    assert page.count("Left out:") == 5  # weights, shares, heads, channels, value vectors
     assert "opt, an unproven family: 3 layers × 32" in page and "MLP and attention are not traced" in page
     rows = pd.read_json(tmp_path / "card" / "card.jsonl", lines=True)
     assert {"identity", "LossByPosition", "LogitLens", "CausalTrace"} <= set(rows["analysis"])
