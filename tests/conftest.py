@@ -47,3 +47,8 @@ def atlas_tuned():
     import interp
 
     return interp.load("atlas-tuned")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The notebooks first: they are the longest file, and no process should be left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
