@@ -34,7 +34,7 @@ TILE = (512, 4096)
 """Rows by tokens of one product: 8 MB in float32, and a shape that fits the caches."""
 BLOCK = 64
 """Neighbouring tokens of which only the largest is looked at first."""
-PAIRS = 4_000_000
+PAIRS = 500_000
 """Numbers of candidate columns that are gathered at once."""
 HALF = 2.0**-8
 """Relative rounding of bfloat16, at most."""
@@ -195,7 +195,7 @@ def _finished(
     values, ids, sure = (torch.cat([part[place] for part in parts]) for place in range(3))
     again = (~sure).nonzero().flatten()
     for rows in again.split(tile[0]) if len(again) else ():
-        value, number = exact(x[rows], table, k, tile=tile[1])
+        value, number = exact(x[rows], table, k, tile=min(tile[1], TILE[1] // 4))  # float64 takes twice the room
         values[rows], ids[rows] = value.to(values.dtype), number
     return values, ids, len(again)
 
