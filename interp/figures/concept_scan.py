@@ -1,8 +1,8 @@
 """Concept scan: where vectors that promote something lie, and what they promote.
 
-`view="map"`: a dot a vector, layer across, score up; on the right the same score of random directions. Vectors whose top tokens are more
+`by="map"`: a dot a vector, layer across, score up; on the right the same score of random directions. Vectors whose top tokens are more
 coherent than theirs are coloured, the strongest are named by their first words; with concepts, those that hold one are marked by concept.
-Of many vectors the weak ones are drawn as a density: the strongest stay dots. `view="tokens"`: for chosen vectors, bars of their top
+Of many vectors the weak ones are drawn as a density: the strongest stay dots. `by="tokens"`: for chosen vectors, bars of their top
 tokens' logits, most first.
 """
 
@@ -42,24 +42,24 @@ UNITS = {
 def plot(
     result: "ConceptScanResult",
     *,
-    view: Literal["map", "tokens"] = "map",
-    by: Literal["concreteness", "z", "coherence"] | None = None,
+    by: Literal["map", "tokens"] = "map",
+    score: Literal["concreteness", "z", "coherence"] | None = None,
     vectors: "str | tuple[str, ...] | None" = None,
     n: int = 12,
     theme: Theme = "screen",
     venue: str = "neurips",
 ) -> go.Figure:
-    """Draw a scan. `by` is the score of the map (by default what the scan ranks by), `n` how many of the strongest are named.
+    """Draw a scan. `score` is that of the map (by default what the scan ranks by), `n` how many of the strongest are named.
 
     For tokens: `vectors` whose are drawn (by default those that hold the concepts, or the strongest), and `n` how many. Raises `BadInput`.
     """
-    one_of("view", view, ("map", "tokens"))
+    one_of("by", by, ("map", "tokens"))
     one_of("theme", theme, THEMES)
-    if view == "tokens":
+    if by == "tokens":
         return _clouds(result, vectors, n, theme, venue)
-    score = by or str(result.data.attrs["rank_by"])
-    one_of("by", score, tuple(UNITS))
-    return _map(result, score, n, theme, venue)
+    ranked = score or str(result.data.attrs["rank_by"])
+    one_of("score", ranked, tuple(UNITS))
+    return _map(result, ranked, n, theme, venue)
 
 
 def _map(result: "ConceptScanResult", by: str, n: int, theme: Theme, venue: str) -> go.Figure:

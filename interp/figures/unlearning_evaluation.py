@@ -53,7 +53,7 @@ BEHAVIOUR = {"rouge": "ROUGE-L", "bleu": "BLEU"}
 def plot(
     result: "UnlearningResult",
     *,
-    view: Literal["traces", "tokens"] = "traces",
+    by: Literal["traces", "tokens"] = "traces",
     measures: Sequence[str] = ("jaccard", "activation_ratio"),
     score: str = "rouge",
     concept: str | None = None,
@@ -63,8 +63,8 @@ def plot(
     venue: str = "neurips",
 ) -> go.Figure:
     """Draw the traces of `concepts` (the first forty by default), or the first `n` top tokens of one `concept`."""
-    one_of("view", view, ["traces", "tokens"])
-    if view == "tokens":
+    one_of("by", by, ["traces", "tokens"])
+    if by == "tokens":
         return _tokens(result, concept or result.concepts[0], n, theme, venue)
     one_of("score", score, list(BEHAVIOUR))
     for name in measures:

@@ -41,10 +41,10 @@ def scan(vectors=300, *, layers=4, concepts=True, strong=20, k=6):
 
 
 @pytest.mark.parametrize("theme", ["screen", "paper"])
-@pytest.mark.parametrize("view", ["map", "tokens"])
-def test_a_figure_is_finished(theme, view):
+@pytest.mark.parametrize("by", ["map", "tokens"])
+def test_a_figure_is_finished(theme, by):
     result = scan()
-    figure = concept_scan.plot(result, view=view, theme=theme)
+    figure = concept_scan.plot(result, by=by, theme=theme)
     assert size(figure) < 200_000
     assert any(result.manifest.hash in str(note.text) for note in figure.layout.annotations)
     if theme == "paper":
@@ -64,7 +64,7 @@ def test_every_vector_is_a_dot_in_its_layer():
 
 
 def test_of_many_vectors_the_weak_ones_are_a_density():
-    figure = concept_scan.plot(scan(20_000, layers=30), by="z")
+    figure = concept_scan.plot(scan(20_000, layers=30), score="z")
     drawn = sum(
         len(trace.x)
         for trace in figure.data
@@ -77,23 +77,23 @@ def test_of_many_vectors_the_weak_ones_are_a_density():
 
 def test_a_mean_logit_has_no_band_of_random_directions():
     assert not concept_scan.plot(scan()).layout.shapes
-    assert concept_scan.plot(scan(), by="coherence").layout.shapes
+    assert concept_scan.plot(scan(), score="coherence").layout.shapes
 
 
 def test_clouds_are_of_the_vectors_that_hold_concepts_or_of_those_named():
-    figure = concept_scan.plot(scan(), view="tokens", n=4)
+    figure = concept_scan.plot(scan(), by="tokens", n=4)
     assert [trace.name for trace in figure.data] == ["0.0", "1.5", "1.1", "2.2"]
     assert figure.data[0].x.tolist() == pytest.approx([1, 0.9, 0.8, 0.7])
     assert figure.layout.yaxis.ticktext[:2] == ("&lt;s&gt;", "0xFF")
-    only = concept_scan.plot(scan(concepts=False), view="tokens", vectors="3.7")
+    only = concept_scan.plot(scan(concepts=False), by="tokens", vectors="3.7")
     assert [trace.name for trace in only.data] == ["3.7"]
 
 
 def test_what_cannot_be_drawn_is_refused():
     for options, said in (
-        ({"view": "cloud"}, "'map'"), ({"by": "size"}, "'coherence'"), ({"theme": "dark"}, "'screen'"),
-        ({"view": "tokens", "n": 0}, "1 to 40"), ({"view": "tokens", "vectors": "3.299"}, "not held"),
-        ({"view": "tokens", "vectors": ("0.0", "1.1", "2.2", "3.3", "0.4")}, "4 have room"),
+        ({"by": "cloud"}, "'map'"), ({"score": "size"}, "'coherence'"), ({"theme": "dark"}, "'screen'"),
+        ({"by": "tokens", "n": 0}, "1 to 40"), ({"by": "tokens", "vectors": "3.299"}, "not held"),
+        ({"by": "tokens", "vectors": ("0.0", "1.1", "2.2", "3.3", "0.4")}, "4 have room"),
     ):  # fmt: skip
         with pytest.raises(BadInput, match=said):
             concept_scan.plot(scan(), **options)

@@ -68,7 +68,7 @@ def test_without_gold_answers_their_panel_is_left_out():
 
 @pytest.mark.parametrize("theme", ["screen", "paper"])
 def test_top_tokens_of_both_models_are_listed_and_joined(theme):
-    figure = made().plot(view="tokens", concept="concept 1", n=4, theme=theme)
+    figure = made().plot(by="tokens", concept="concept 1", n=4, theme=theme)
     columns = [trace for trace in figure.data if trace.mode == "text"]
     assert [trace.name for trace in columns] == ["before", "after"]
     assert list(columns[0].text) == ["<b>␣red</b>", "<b>␣blue</b>", "␣teal", "␣the"]
@@ -85,8 +85,8 @@ def test_many_concepts_are_cut_and_said():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"view": "map"}, "traces"), ({"measures": ("kl",)}, "jaccard"), ({"measures": ()}, "one to three"), ({"score": "meteor"}, "rouge"),
-        ({"concepts": ["x"]}, "concept 0"), ({"view": "tokens", "concept": "x"}, "concept 0"), ({"view": "tokens", "n": 7}, "1 to 6"),
+        ({"by": "map"}, "traces"), ({"measures": ("kl",)}, "jaccard"), ({"measures": ()}, "one to three"), ({"score": "meteor"}, "rouge"),
+        ({"concepts": ["x"]}, "concept 0"), ({"by": "tokens", "concept": "x"}, "concept 0"), ({"by": "tokens", "n": 7}, "1 to 6"),
     ],
 )  # fmt: skip
 def test_bad_options_are_refused(options, match):
