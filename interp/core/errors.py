@@ -63,6 +63,10 @@ class WrongModel(InterpError, ValueError):
     """An artefact that belongs to another model than the one at hand."""
 
 
+class RankLost(InterpError, RuntimeError):
+    """Another process of the same run ended, did not answer in time, or runs something else."""
+
+
 def one_of(name: str, value: object, options: Iterable[object]) -> None:
     """Raise `BadInput` unless `value` is among `options`, in the one fixed phrasing."""
     legal = list(options)
