@@ -154,7 +154,7 @@ class Parallel:
         return _cut(values.detach().flatten(), count, self.world)
 
     def row_cut(self, values: Tensor, k: int) -> RowCut:
-        """For each row, the k-th largest positive of `values` [row, any] over the processes that share the latents; 0 where there is none."""
+        """For each row, the k-th largest positive of `values` [row, any] over the processes that share the latents; else 0."""
         return _row_cut(values.detach(), k, self.latents)
 
     def norm(self, sharded: Iterable[Tensor], replicated: Iterable[Tensor] = ()) -> Tensor:
