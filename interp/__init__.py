@@ -29,6 +29,9 @@ _PUBLIC = {
     "PromptPair": "interp.data.prompts:PromptPair",
     # the shared activation store
     "Store": "interp.cache:Store",
+    # dictionaries
+    "Dictionary": "interp.core.dictionary:Dictionary",
+    "TrainingData": "interp.train.data:TrainingData",
     # methods
     "CausalTrace": "interp.analyses.tracing:CausalTrace",
     "ScenarioLabels": "interp.analyses.scenarios:ScenarioLabels",
@@ -84,7 +87,7 @@ _PUBLIC = {
     "InterventionOrder": "interp.analyses.unlearning.order:InterventionOrder",
     "InterventionOrderResult": "interp.analyses.unlearning.order_result:InterventionOrderResult",
     # results and figures
-    "open": "interp.core.artifact:open_result",
+    "open": "interp.core.opening:open_saved",
     "figures": "interp.figures",
     "report": "interp.report:report",
     "verify": "interp.verify",
@@ -152,9 +155,10 @@ if TYPE_CHECKING:
     from interp.analyses.weight_stats import WeightStats as WeightStats
     from interp.cache import Store as Store
     from interp.core import edit as edit
-    from interp.core.artifact import open_result as open  # noqa: F401
+    from interp.core.opening import open_saved as open  # noqa: F401
     from interp.core.batch import At as At
     from interp.core.batch import Batch as Batch
+    from interp.core.dictionary import Dictionary as Dictionary
     from interp.core.errors import InterpError as InterpError
     from interp.core.site import Site as Site
     from interp.data.prompts import Prompt as Prompt
@@ -162,6 +166,7 @@ if TYPE_CHECKING:
     from interp.models import reference as reference
     from interp.models.load import load as load
     from interp.report import report as report
+    from interp.train.data import TrainingData as TrainingData
 
 
 def __getattr__(name: str) -> Any:

@@ -22,5 +22,9 @@ from .reader import Activations, SiteActivations
 from .request import Preview
 from .sampler import Batches
 from .store import Store
+from .views import DifferenceView, FlatView, MemoryView, OffsetView, RowView
 
-__all__ = ["Activations", "Batches", "Moments", "Preview", "Problem", "SiteActivations", "Store", "Stored", "human"]
+__all__ = [
+    "Activations", "Batches", "DifferenceView", "FlatView", "MemoryView", "Moments", "OffsetView", "Preview", "Problem", "RowView",
+    "SiteActivations", "Store", "Stored", "human",
+]  # fmt: skip

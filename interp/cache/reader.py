@@ -112,6 +112,26 @@ class SiteActivations:
         """Content key, 32 hex digits; every repr shows the first eight."""
         return self.entry.key
 
+    @property
+    def label(self) -> str:
+        """Model and site, for people."""
+        return f"{self.owner.model} {self.site}"
+
+    @property
+    def rows_digest(self) -> str:
+        """Content hash of the tokens that the rows are of."""
+        return self.owner.rows_digest
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return tuple(self.entry.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.entry.row_bytes
+
     def __len__(self) -> int:
         """Rows of the whole capture, complete or not."""
         return len(self.owner)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ..core.errors import BadInput, StoreError, WrongModel, one_of
 from ..core.seed import numpy_generator
-from .reader import SiteActivations
+from .views import RowView
 
 Mixing = Literal["auto", "rows", "blocks", "none"]
 SMALL = 4 << 30
@@ -49,7 +49,7 @@ class Batches:
 
     def __init__(
         self,
-        views: "SiteActivations | Mapping[Any, SiteActivations]",
+        views: "RowView | Mapping[Any, Any]",
         size: int,
         *,
         seed: int = 0,
@@ -68,8 +68,8 @@ class Batches:
         background, at the price of a second one in memory.
         """
         one_of("mixing", mixing, ["auto", "rows", "blocks", "none"])
-        self.single = isinstance(views, SiteActivations)
-        self.views: dict[Any, SiteActivations] = {"": views} if isinstance(views, SiteActivations) else dict(views)
+        self.single = not isinstance(views, Mapping)
+        self.views: dict[Any, Any] = dict(views) if isinstance(views, Mapping) else {"": views}
         _check_views(self.views, stack)
         self.size, self.seed, self.epochs, self.drop_last = size, seed, epochs, drop_last
         self.dtype, self.device, self.stack, self.prefetch = dtype, device, stack, prefetch
@@ -79,7 +79,7 @@ class Batches:
             raise BadInput(
                 f"a batch of {size} rows: there are {self.rows:,} rows to draw from. Ask for 1 to {self.rows:,}."
             )
-        row_bytes = sum(view.entry.row_bytes for view in self.views.values())
+        row_bytes = sum(view.row_bytes for view in self.views.values())
         self.mixing: str = mixing
         if mixing == "auto":
             self.mixing = "rows" if self.rows * row_bytes <= SMALL else "blocks"
@@ -195,25 +195,25 @@ class Batches:
         }
 
     def __repr__(self) -> str:
-        names = ", ".join(str(name) or view.site.name for name, view in self.views.items())
+        names = ", ".join(str(name) or view.label for name, view in self.views.items())
         return f"Batches({names} · {self.size} of {self.rows:,} rows · mixing {self.mixing} · epoch {self.epoch}, row {self.row:,})"
 
 
-def _check_views(views: dict[Any, SiteActivations], stack: bool) -> None:
+def _check_views(views: dict[Any, Any], stack: bool) -> None:
     if not views:
         raise BadInput("there is no site to draw from. Give at least one.")
     for view in views.values():
         if not view.complete:
             raise StoreError(
-                f"{view.site} is incomplete: {view.rows_there:,} of {len(view):,} rows are there. "
+                f"{view.label} is incomplete: {getattr(view, 'rows_there', 0):,} of {len(view):,} rows are there. "
                 "Wait and call `refresh()`, or run the same capture to fill in the rest."
             )
-    if len({view.owner.rows_digest for view in views.values()}) > 1:
+    if len({view.rows_digest for view in views.values()}) > 1:
         raise BadInput(
             f"the rows of {', '.join(map(str, views))} do not line up: they are of different tokens or documents. "
             "Capture the same corpus with every model (which needs a common tokenizer)."
         )
-    shapes = {view.entry.shape for view in views.values()}
+    shapes = {view.row_shape for view in views.values()}
     if stack and len(shapes) > 1:
         raise BadInput(f"`stack` needs views of one shape; these have {sorted(shapes)}. Leave `stack` out.")
 

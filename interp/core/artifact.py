@@ -18,7 +18,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +36,17 @@ from .errors import ArtifactError
 from .labelled import pack, unpack
 from .manifest import Manifest, refuse_other_model
 
-__all__ = ["Artifact", "open_result", "read_artifact", "refuse_other_model", "save_result", "write_artifact"]
+__all__ = [
+    "Artifact", "checked_artifact", "open_result", "read_artifact", "read_meta", "refuse_other_model", "save_result", "write_artifact",
+]  # fmt: skip
 
 SCHEMA = 1
 META, ARRAYS = "meta.json", "arrays.safetensors"
 RESERVED = ("format", "schema", "kind", "manifest", "files", "checksum")
 STALE = 3600.0  # seconds after which what a killed writer left may be removed
+
+Arrays = Mapping[str, Any] | Callable[[Path], None]
+"""Tensors (or numpy arrays) by name, or a function that writes them as safetensors at a path."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +87,7 @@ def open_result(directory: str | Path, kind: type[Result] | None = None) -> Resu
 
 def write_artifact(
     directory: str | Path,
-    tensors: "Mapping[str, Tensor | np.ndarray]",
+    tensors: Arrays,
     meta: Mapping[str, Any],
     *,
     kind: str = "arrays",
@@ -91,6 +96,7 @@ def write_artifact(
 ) -> Path:
     """Write tensors and JSON values as one artefact; returns its directory.
 
+    `tensors` may be a function that writes the safetensors file at the path it is given, for arrays that no memory holds.
     Raises `ArtifactError` if the directory exists (with `overwrite`, only if it is not an artefact of ours).
     """
     target = Path(directory)
@@ -127,13 +133,31 @@ def read_artifact(directory: str | Path, *, kind: str | None = None) -> Artifact
             if again["checksum"] == meta["checksum"]:  # else it was replaced by another process between the two reads
                 raise
             meta = again
+    _check_kind(target, meta, kind)
+    manifest = Manifest.from_dict(meta["manifest"]) if meta["manifest"] else None
+    own = {key: value for key, value in meta.items() if key not in RESERVED}
+    return Artifact(meta["kind"], own, tensors, manifest)
+
+
+def checked_artifact(directory: str | Path, *, kind: str) -> tuple[dict[str, Any], list[Path]]:
+    """The writer's own fields and the verified safetensors files of an artefact, for readers that take parts of the arrays."""
+    target = Path(directory)
+    meta = _read_meta(target)
+    _check_kind(target, meta, kind)
+    paths = [_checked(target, name, said) for name, said in meta["files"].items()]
+    return {key: value for key, value in meta.items() if key not in RESERVED}, paths
+
+
+def _check_kind(target: Path, meta: dict[str, Any], kind: str | None) -> None:
     if kind is not None and meta["kind"] != kind:
         raise ArtifactError(
             f"{target.name} is a {meta['kind']}, not a {kind}. Open it with the reader for a {meta['kind']}."
         )
-    manifest = Manifest.from_dict(meta["manifest"]) if meta["manifest"] else None
-    own = {key: value for key, value in meta.items() if key not in RESERVED}
-    return Artifact(meta["kind"], own, tensors, manifest)
+
+
+def read_meta(directory: str | Path) -> dict[str, Any]:
+    """The readable part, verified by its own checksum; arrays are not touched. Raises `ArtifactError`."""
+    return _read_meta(Path(directory))
 
 
 def _existing(target: Path, overwrite: bool) -> dict[str, Any] | None:
@@ -153,7 +177,7 @@ def _existing(target: Path, overwrite: bool) -> dict[str, Any] | None:
         ) from None
 
 
-def _create(target: Path, tensors: Mapping[str, Any], head: dict[str, Any]) -> None:
+def _create(target: Path, tensors: Arrays, head: dict[str, Any]) -> None:
     aside = target.parent / f".{target.name}.{os.urandom(4).hex()}.writing"
     _sweep(target.parent.glob(f".{target.name}.*.writing"))
     aside.mkdir()
@@ -168,7 +192,7 @@ def _create(target: Path, tensors: Mapping[str, Any], head: dict[str, Any]) -> N
         raise
 
 
-def _replace(target: Path, tensors: Mapping[str, Any], head: dict[str, Any], old: Mapping[str, Any]) -> None:
+def _replace(target: Path, tensors: Arrays, head: dict[str, Any], old: Mapping[str, Any]) -> None:
     token = os.urandom(4).hex()
     arrays, meta = target / f"arrays-{token}.safetensors", target / f".{META}.{token}.writing"
     try:
@@ -187,7 +211,17 @@ def _replace(target: Path, tensors: Mapping[str, Any], head: dict[str, Any], old
     _sweep(target.glob(f".{META}.*.writing"))
 
 
-def _write_arrays(path: Path, tensors: Mapping[str, Any]) -> dict[str, Any]:
+def _write_arrays(path: Path, tensors: Arrays) -> dict[str, Any]:
+    if isinstance(tensors, Mapping):
+        _save(path, tensors)
+    else:
+        tensors(path)
+    path.chmod(0o644)
+    _sync(path)
+    return {path.name: {"bytes": path.stat().st_size, "xxh3_128": _checksum(path)}}
+
+
+def _save(path: Path, tensors: Mapping[str, Any]) -> None:
     plain = {name: _tensor(value) for name, value in tensors.items()}
     seen: set[int] = set()
     for name, tensor in plain.items():  # safetensors refuses tensors that share memory
@@ -198,9 +232,6 @@ def _write_arrays(path: Path, tensors: Mapping[str, Any]) -> dict[str, Any]:
         save_file(plain, path)
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    path.chmod(0o644)
-    _sync(path)
-    return {path.name: {"bytes": path.stat().st_size, "xxh3_128": _checksum(path)}}
 
 
 def _write_meta(path: Path, head: dict[str, Any], files: dict[str, Any]) -> None:
@@ -240,22 +271,33 @@ def _read_meta(target: Path) -> dict[str, Any]:
 def _read_arrays(target: Path, meta: dict[str, Any]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, said in meta["files"].items():
-        path, shown = target / Path(name).name, f"{target.name}/{name}"
+        path = _checked(target, name, said)
         try:
-            if (size := path.stat().st_size) != said["bytes"]:
-                raise ArtifactError(
-                    f"{shown} has {size} bytes of {said['bytes']}: it was cut short or altered. Restore it."
-                )
-            if _checksum(path) != said["xxh3_128"]:
-                raise ArtifactError(f"{shown} is damaged: its checksum does not hold. Restore it, or make it anew.")
             tensors |= load_file(path)
-        except ArtifactError:
-            raise
         except FileNotFoundError:
-            raise ArtifactError(f"{shown} is missing. Restore it, or make the artefact anew.") from None
+            raise ArtifactError(f"{target.name}/{name} is missing. Restore it, or make the artefact anew.") from None
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise ArtifactError(f"{shown} cannot be read: {error}.") from error
+            raise ArtifactError(f"{target.name}/{name} cannot be read: {error}.") from error
     return tensors
+
+
+def _checked(target: Path, name: str, said: Mapping[str, Any]) -> Path:
+    """The path of a file of an artefact, once its size and checksum are found to hold."""
+    path, shown = target / Path(name).name, f"{target.name}/{name}"
+    try:
+        if (size := path.stat().st_size) != said["bytes"]:
+            raise ArtifactError(
+                f"{shown} has {size} bytes of {said['bytes']}: it was cut short or altered. Restore it."
+            )
+        if _checksum(path) != said["xxh3_128"]:
+            raise ArtifactError(f"{shown} is damaged: its checksum does not hold. Restore it, or make it anew.")
+    except ArtifactError:
+        raise
+    except FileNotFoundError:
+        raise ArtifactError(f"{shown} is missing. Restore it, or make the artefact anew.") from None
+    except OSError as error:
+        raise ArtifactError(f"{shown} cannot be read: {error}.") from error
+    return path
 
 
 def _result_class(name: Any, directory: str | Path) -> type[Result]:

@@ -1,8 +1,8 @@
 """Codes: which latents are on in each row and how strongly, without the zeros.
 
-    codes = dictionary.codes(rows)            # Codes(1,000 rows · 32.0 of 16,384 latents a row)
-    codes.ids, codes.values, codes.offsets    # the latents of row i are ids[offsets[i]:offsets[i + 1]], rising
-    codes.dense()                             # [row, latent]
+codes = dictionary.codes(rows)            # Codes(1,000 rows · 32.0 of 16,384 latents a row)
+codes.ids, codes.values, codes.offsets    # the latents of row i are ids[offsets[i]:offsets[i + 1]], rising
+codes.dense()                             # [row, latent]
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,9 @@ class Codes:
     def rows(self, start: int, stop: int) -> "Codes":
         """Rows [start, stop)."""
         first, last = int(self.offsets[start]), int(self.offsets[stop])
-        return Codes(self.ids[first:last], self.values[first:last], self.offsets[start : stop + 1] - first, self.latents)
+        return Codes(
+            self.ids[first:last], self.values[first:last], self.offsets[start : stop + 1] - first, self.latents
+        )
 
     def dense(self) -> Tensor:
         """[row, latent]."""

@@ -114,16 +114,22 @@ class DictionaryConfig:
                         f"the view {view.name!r} covers latents {low} to {high} of {self.latents}. Give 0 <= first < last <= {self.latents}."
                     )
                 if named.setdefault(view.name, view).place != view.place:
-                    raise BadInput(f"the view {view.name!r} is one place where it is read and another where it is written.")
+                    raise BadInput(
+                        f"the view {view.name!r} is one place where it is read and another where it is written."
+                    )
             covered = [False] * self.latents
             for view in side:
                 low, high = self.range_of(view)
                 covered[low:high] = [True] * (high - low)
             if not all(covered):
                 what = "read nothing" if side is self.reads else "write nothing"
-                raise BadInput(f"latent {covered.index(False)} and {covered.count(False) - 1} others {what}. Widen a view's latents.")
+                raise BadInput(
+                    f"latent {covered.index(False)} and {covered.count(False) - 1} others {what}. Widen a view's latents."
+                )
         if self.groups and sum(size for _, size in self.groups) != self.latents:
-            raise BadInput(f"the groups {dict(self.groups)} hold {sum(s for _, s in self.groups)} latents, not {self.latents}.")
+            raise BadInput(
+                f"the groups {dict(self.groups)} hold {sum(s for _, s in self.groups)} latents, not {self.latents}."
+            )
 
     def _check_numbers(self) -> None:
         if self.activation in ("topk", "batchtopk"):
@@ -136,7 +142,9 @@ class DictionaryConfig:
         ):
             raise BadInput(f"`nested` must rise to the {self.latents} latents; not {list(self.nested)}.")
         if self.centred and any(view.name not in {w.name for w in self.writes} for view in self.reads):
-            raise BadInput("`centred` subtracts the decoder bias of what is read, which must then be written too. Say centred=False.")
+            raise BadInput(
+                "`centred` subtracts the decoder bias of what is read, which must then be written too. Say centred=False."
+            )
         if self.skip and (len(self.reads) > 1 or len(self.writes) > 1):
             raise BadInput("`skip` is a path from one view to one view; this dictionary has several.")
         if self.code_scale == "decoupled" and self.activation not in ("topk", "batchtopk"):
@@ -175,7 +183,9 @@ class DictionaryConfig:
         """Read back what `to_dict` gave. Raises `BadInput` for fields that it does not have."""
         known = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise BadInput(f"a dictionary has no fields {unknown}; it has {sorted(known)}. Upgrade interp, or remove them.")
+            raise BadInput(
+                f"a dictionary has no fields {unknown}; it has {sorted(known)}. Upgrade interp, or remove them."
+            )
         return cls(**values)
 
 

@@ -23,7 +23,9 @@ def folded(dictionary: "Dictionary") -> "Dictionary":
 
     config = dictionary.config
     if config.code_scale == "decoupled":
-        raise BadInput("a dictionary whose views compete apart (code_scale='decoupled') cannot be folded into one threshold a latent.")
+        raise BadInput(
+            "a dictionary whose views compete apart (code_scale='decoupled') cannot be folded into one threshold a latent."
+        )
     rule, scale, units = config.activation, "none", torch.ones(dictionary.latents, dtype=torch.float64)
     if rule == "batchtopk":
         rule = "jumprelu"
@@ -32,7 +34,9 @@ def folded(dictionary: "Dictionary") -> "Dictionary":
             scale = config.code_scale  # all norms change by one factor, and the order stays
         else:
             units = dictionary.scale().double().cpu().clamp(min=torch.finfo(torch.float64).tiny)
-    new = Dictionary(replace(config, activation=rule, code_scale=scale), metadata=dictionary.metadata).to(dictionary.device)
+    new = Dictionary(replace(config, activation=rule, code_scale=scale), metadata=dictionary.metadata).to(
+        dictionary.device
+    )
     units = units.to(dictionary.device)
     shift = dictionary.b_enc.double()
     for fresh, old, view in zip(new.encoders, dictionary.encoders, config.reads, strict=True):

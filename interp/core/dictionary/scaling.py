@@ -46,7 +46,9 @@ class Scaling:
             return cls.none(len(mean))
         size = float(moments.rms_norm) ** 2 if mode == "norm" else float(moments.var.sum())
         if not 0 < size < float("inf"):
-            raise BadInput(f"rows of mean square {size} cannot be brought to a common size. Are they all zero, or not finite?")
+            raise BadInput(
+                f"rows of mean square {size} cannot be brought to a common size. Are they all zero, or not finite?"
+            )
         factor = (len(mean) / size) ** 0.5
         return cls(torch.zeros_like(mean) if mode == "norm" else mean, factor)
 
