@@ -3,8 +3,8 @@
     view = view_of(lm, "blocks.2.hook_resid_post")                    # what a dictionary remembers of where it reads
     rows = gather([view], [lm], corpus, store)                        # {view name: rows}, captured if they were not there
 
-A view names its model by the content of its weights. A dictionary is never run on another model by accident: it would give numbers, and none
-of them would mean anything.
+A view names its model by the content of its weights. A dictionary is never run on another model by accident: it would give numbers, and
+none of them would mean anything.
 """
 
 from collections.abc import Sequence
@@ -36,10 +36,10 @@ def view_of(lm: LM, site: "str | Site", name: str = "in", *, minus: "LM | None" 
     width = 1
     for size in shape:
         width *= size
-    second = {} if minus is None else {"minus": minus.spec.name, "minus_fingerprint": identity(minus)}
     return View(
-        name, site=parsed.name, width=width, model=lm.spec.name, fingerprint=identity(lm), offset=offset, **second
-    )
+        name, site=parsed.name, width=width, model=lm.spec.name, fingerprint=identity(lm), offset=offset,
+        minus="" if minus is None else minus.spec.name, minus_fingerprint="" if minus is None else identity(minus),
+    )  # fmt: skip
 
 
 def gather(

@@ -6,8 +6,8 @@
     for rows in data.batches(4096, seed=0): ...      # {view: [row, d]}, shuffled, without end
     for rows in data.heldout(4096): ...              # the others, once, in order
 
-Documents are kept aside whole, because neighbouring tokens are nearly the same row. The first tokens of documents (`skip_first`) can be left
-out: in many models the first is an attention sink with a norm a hundred times that of any other, and so can all rows of such a norm
+Documents are kept aside whole, because neighbouring tokens are nearly the same row. The first tokens of documents (`skip_first`) can be
+left out: in many models the first is an attention sink with a norm a hundred times that of any other, and so can all rows of such a norm
 (`massive="skip"`). They are counted in any case, and NaN or infinite rows are refused: both make dictionaries that look fine and are not.
 """
 
@@ -68,8 +68,8 @@ class TrainingData:
         self.rows, self.heldout_rows = int(self.train.sum()), int(self.aside.sum())
         if not self.rows or (heldout and not self.heldout_rows):
             raise BadInput(
-                f"of {self.total:,} rows {self.rows:,} are left to learn from and {self.heldout_rows:,} to test on. Give more documents, or "
-                f"another `heldout` than {heldout}."
+                f"of {self.total:,} rows {self.rows:,} are left to learn from and {self.heldout_rows:,} to test on. Give more "
+                f"documents, or another `heldout` than {heldout}."
             )
 
     def batches(self, size: int, *, seed: int = 0, **options: Any) -> Batches:
@@ -129,8 +129,8 @@ class TrainingData:
             if not bool(norms.isfinite().all()):
                 bad = numbers[~norms.isfinite()]
                 raise BadInput(
-                    f"view {name!r} ({view.label}) has {len(bad):,} rows with NaN or infinite values, the first is row {int(bad[0]):,}. Look for "
-                    "a broken checkpoint or a dtype that overflows (float16), and capture it anew."
+                    f"view {name!r} ({view.label}) has {len(bad):,} rows with NaN or infinite values, the first is row {int(bad[0]):,}. "
+                    "Look for a broken checkpoint or a dtype that overflows (float16), and capture it anew."
                 )
             median = norms.median()
             if not median > 0:

@@ -8,8 +8,8 @@ Rows are in normalised space, {view: [row, d]}, of every view that is read or wr
     reconstruction + coefficient * warmup * sparsity + auxiliary * aux + difference * cross
 
 reconstruction   `squared`: mean over rows of the sum over views and components of (x - x̂)²;  `norm`: mean over rows and views of |x - x̂|
-sparsity         `l1`: mean over rows of sum_j weight_j |code_j| (decoder norms: their `sum` over views, or `concat`);  `l0`: expected number
-                 of latents that are on, through a straight-through step (jumprelu)
+sparsity         `l1`: mean over rows of sum_j weight_j |code_j| (decoder norms: their `sum` over views, or `concat`);  `l0`: expected
+                 number of latents that are on, through a straight-through step (jumprelu)
 aux              squared error of what the dead latents make of the residual, over the residual's own variance (Gao et al. 2024)
 cross            mean over rows of 2 e_1 · e_2 for two views: with -1 the errors' difference is minimised, a difference-SAE's loss
 

@@ -4,8 +4,8 @@
     code       =  activation(pre)
     x̂_v[n]     =  b_v  +  sum over the latents j that write v of  code[n, j] decoder_v[j]
 
-x is in normalised space (`scaling`); m_v is b_v where `centred`, else 0. An SAE reads and writes one view; a transcoder reads one and writes
-another; a crosscoder reads and writes the same several. Latents outside of a view's range have no row in its weights.
+x is in normalised space (`scaling`); m_v is b_v where `centred`, else 0. An SAE reads and writes one view; a transcoder reads one and
+writes another; a crosscoder reads and writes the same several. Latents outside of a view's range have no row in its weights.
 
     sae = Dictionary.load("runs/sae")
     codes = sae.encode(x)                     # [..., latent] of raw activations [..., d]
@@ -13,8 +13,8 @@ another; a crosscoder reads and writes the same several. Latents outside of a vi
     sparse = sae.codes(rows)                  # Codes of [row, d], never dense beyond a tile
     sae.W_enc, sae.W_dec, sae.b_dec, sae.cfg  # as SAELens, SAEBench and dashboards expect them (one view)
 
-Inference. `topk` keeps the k latents of a row with the largest code times `scale()`; `batchtopk` keeps what exceeds one threshold on the same
-product, fixed after training, so that a row's codes do not depend on the other rows; `jumprelu` has a threshold a latent.
+Inference. `topk` keeps the k latents of a row with the largest code times `scale()`; `batchtopk` keeps what exceeds one threshold on the
+same product, fixed after training, so that a row's codes do not depend on the other rows; `jumprelu` has a threshold a latent.
 It misleads where activations of another model, layer or scale are given: widths are checked here, provenance by whoever holds the model.
 """
 
@@ -316,8 +316,8 @@ class Dictionary(nn.Module):
     def folded(self) -> "Dictionary":
         """The same dictionary for raw activations: scalings folded into the weights, the one threshold into one a latent.
 
-        Codes and reconstructions are the same, but for rounding; decoder norms are not (they are then in raw units: read Delta before). With
-        `topk` over several written views each code is multiplied by its scale, and its decoder rows divided by it.
+        Codes and reconstructions are the same, but for rounding; decoder norms are not (they are then in raw units: read Delta before).
+        With `topk` over several written views each code is multiplied by its scale, and its decoder rows divided by it.
         """
         from .fold import folded
 

@@ -3,7 +3,7 @@
     stream = View("in", site="blocks.2.hook_resid_post", width=128)
     DictionaryConfig(latents=1024, reads=(stream,), writes=(stream,), activation="topk", k=32)          # an SAE
     base, tuned = View("base", width=128), View("tuned", width=128)
-    DictionaryConfig(latents=1024, reads=(base, tuned), writes=(base, tuned), activation="batchtopk", k=64, centred=False, family="crosscoder")
+    DictionaryConfig(1024, (base, tuned), (base, tuned), activation="batchtopk", k=64, centred=False)     # a crosscoder
 
 A view covers one contiguous range of the latents; all, unless it says which. So what other libraries express by masks (a latent of layer
 3 may not write to layer 2, a latent of its own for one of two models) is a range here, and masked blocks do not exist at all: they are
@@ -71,8 +71,8 @@ class DictionaryConfig:
     k: float = 32.0
     """Latents that are on in a row, for `topk` and, on average, `batchtopk`."""
     code_scale: str = "sum"
-    """What a code is multiplied by when latents compete: nothing (`none`), the sum of its decoder norms over the views (`sum`), the norm of all
-    together (`concat`), `mixed` (concat + 0.1 sum), or `decoupled` (a competition a view). The code itself is never scaled."""
+    """What a code is multiplied by when latents compete: nothing (`none`), the sum of its decoder norms over the views (`sum`), the norm
+    of all together (`concat`), `mixed` (concat + 0.1 sum), or `decoupled` (a competition a view). The code itself is never scaled."""
     groups: tuple[tuple[str, int], ...] = ()
     """Names and sizes of groups of latents, in order, where they differ in what they may do."""
     nested: tuple[int, ...] = ()
@@ -111,7 +111,8 @@ class DictionaryConfig:
                 low, high = self.range_of(view)
                 if not 0 <= low < high <= self.latents:
                     raise BadInput(
-                        f"the view {view.name!r} covers latents {low} to {high} of {self.latents}. Give 0 <= first < last <= {self.latents}."
+                        f"the view {view.name!r} covers latents {low} to {high} of {self.latents}. Give 0 <= first < last <= "
+                        f"{self.latents}."
                     )
                 if named.setdefault(view.name, view).place != view.place:
                     raise BadInput(

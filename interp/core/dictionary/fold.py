@@ -1,8 +1,8 @@
 """Fold a dictionary's scalings into its weights, so that it takes raw activations as they are.
 
-With x_n = (x - mean) c:  encoder' = c encoder,  decoder' = decoder / c,  bias' = bias / c + mean,  and where nothing is subtracted before the
-encoder, b_enc' = b_enc - c mean · encoder. Pre-activations, and so codes, stay. A threshold on code times scale becomes one on the code alone,
-threshold / scale, because the scale (a sum of decoder norms) is fixed now and would otherwise change with the units.
+With x_n = (x - mean) c:  encoder' = c encoder,  decoder' = decoder / c,  bias' = bias / c + mean,  and where nothing is subtracted before
+the encoder, b_enc' = b_enc - c mean · encoder. Pre-activations, and so codes, stay. A threshold on code times scale becomes one on the
+code alone, threshold / scale, because the scale (a sum of decoder norms) is fixed now and would otherwise change with the units.
 """
 
 from dataclasses import replace
