@@ -61,18 +61,22 @@ class Batches:
         device: "torch.device | str | None" = None,
         stack: bool = False,
         prefetch: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         """See the class; `epochs=None` never ends, `where` is a bool mask [row] of the rows to draw from.
 
         `dtype` and `device` are those of the batches (as stored, on the CPU). `prefetch` reads the next batch (or window) in the
-        background, at the price of a second one in memory.
+        background, at the price of a second one in memory. `share=(i, n)` gives the i-th of n parts of every batch, for n processes:
+        order, `size` and state are those of the whole batches, and only these rows are read; parts differ by a row at most.
         """
         one_of("mixing", mixing, ["auto", "rows", "blocks", "none"])
+        if not 0 <= share[0] < share[1]:
+            raise BadInput(f"`share` must be (index, count) with 0 <= index < count; not {share!r}.")
         self.single = not isinstance(views, Mapping)
         self.views: dict[Any, Any] = dict(views) if isinstance(views, Mapping) else {"": views}
         _check_views(self.views, stack)
         self.size, self.seed, self.epochs, self.drop_last = size, seed, epochs, drop_last
-        self.dtype, self.device, self.stack, self.prefetch = dtype, device, stack, prefetch
+        self.dtype, self.device, self.stack, self.prefetch, self.share = dtype, device, stack, prefetch, share
         self._chosen = _chosen(where, len(next(iter(self.views.values()))))
         self.rows = len(next(iter(self.views.values()))) if self._chosen is None else len(self._chosen)
         if size < 1 or size > self.rows:
@@ -121,8 +125,8 @@ class Batches:
                         ahead = (following, pool.submit(self._load, *following))
                 batch, place = loaded[1]
                 if place is not None:
-                    start = self.row - at[1] * self._slab
-                    chosen = place[start : start + self.size]
+                    before = (self.row - at[1] * self._slab) // self.size * len(self._part(self.size))
+                    chosen = place[before : before + len(self._part(min(self.size, self.rows - self.row)))]
                     batch = {name: rows.index_select(0, chosen) for name, rows in batch.items()}
                 self._advance()
                 yield self._give(batch)
@@ -141,6 +145,10 @@ class Batches:
     def _load(self, epoch: int, slab: int) -> tuple[dict[Any, Tensor], Tensor | None]:
         """A batch; or the rows of a window in ascending order, and where among them each row of the permuted order is."""
         order = self._rows(epoch, slab * self._slab, min((slab + 1) * self._slab, self.rows))
+        if self.share[1] > 1:
+            order = np.concatenate(
+                [order[start:][self._part(len(order) - start)] for start in range(0, len(order), self.size)]
+            )
         place = None
         if self.mixing == "blocks":
             by = np.argsort(order)
@@ -149,6 +157,12 @@ class Batches:
             order = order[by]
         numbers = torch.from_numpy(order if self._chosen is None else self._chosen[order])
         return {name: view.take(numbers) for name, view in self.views.items()}, place
+
+    def _part(self, count: int) -> range:
+        """Which rows of a batch are this process's, where there are `count` (or more than a batch) left."""
+        index, of = self.share
+        count = min(count, self.size)
+        return range(count * index // of, count * (index + 1) // of)
 
     def _rows(self, epoch: int, start: int, stop: int) -> np.ndarray:
         """Which rows come at places [start, stop) of an epoch."""

@@ -139,12 +139,17 @@ def read_artifact(directory: str | Path, *, kind: str | None = None) -> Artifact
     return Artifact(meta["kind"], own, tensors, manifest)
 
 
-def checked_artifact(directory: str | Path, *, kind: str) -> tuple[dict[str, Any], list[Path]]:
-    """The writer's own fields and the verified safetensors files of an artefact, for readers that take parts of the arrays."""
+def checked_artifact(directory: str | Path, *, kind: str, contents: bool = True) -> tuple[dict[str, Any], list[Path]]:
+    """The writer's own fields and the safetensors files of an artefact, for readers that take parts of the arrays.
+
+    The files are read whole and verified, but for `contents=False`: for a process beside one that does.
+    """
     target = Path(directory)
     meta = _read_meta(target)
     _check_kind(target, meta, kind)
-    paths = [_checked(target, name, said) for name, said in meta["files"].items()]
+    paths = [
+        _checked(target, name, said) if contents else target / Path(name).name for name, said in meta["files"].items()
+    ]
     return {key: value for key, value in meta.items() if key not in RESERVED}, paths
 
 

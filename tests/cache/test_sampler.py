@@ -138,6 +138,19 @@ def test_drop_last_and_endless(acts):
         acts[MIXED].batches(10**9)
 
 
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_shares_of_several_processes_make_the_batches_of_one(acts, mixing, drop_last):
+    options = {"seed": 3, "mixing": mixing, "drop_last": drop_last, "epochs": 2}
+    whole = acts[MIXED].batches(37, **options)
+    parts = [acts[MIXED].batches(37, share=(index, 3), **options) for index in range(3)]
+    for batch, *mine in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat(mine), batch)
+        assert max(map(len, mine)) - min(map(len, mine)) <= 1
+        assert all(part.state_dict() == whole.state_dict() for part in parts)
+    with pytest.raises(BadInput, match="index < count"):
+        acts[MIXED].batches(37, share=(3, 3))
+
+
 def test_incomplete_captures_are_refused(tmp_path):
     store = Store(tmp_path, shard_bytes=5000)
     part = store.capture(FakeLM(), documents(50), MIXED, shard=(0, 2))

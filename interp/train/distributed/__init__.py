@@ -1,6 +1,8 @@
-"""Training with several processes: cut by rows (data parallel), by latents, or by both. See `parallel`."""
+"""Training with several processes: cut by rows (data parallel), by latents, or by both. See `parallel`, `slices` and `files`."""
 
+from .files import read, write
 from .parallel import Cut, Parallel, RowCut
 from .ranks import Ranks
+from .slices import Piece, Slices
 
-__all__ = ["Cut", "Parallel", "Ranks", "RowCut"]
+__all__ = ["Cut", "Parallel", "Piece", "Ranks", "RowCut", "Slices", "read", "write"]
