@@ -1,4 +1,4 @@
-"""What a method is given besides its model, as the caller says it: facts, pairs, a task, concepts, labelled texts.
+"""What a method is given besides its model, as the caller says it: facts, pairs, a task, concepts, labelled or running texts.
 
 Which of these options a verb has follows from what its analysis `takes` (`OPTIONS`). Reference checkpoints bring data of every kind;
 other models are asked for a file, by name.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .running import Facts, SkipBad, facts_for
+from .running import Facts, SkipBad, Text, facts_for
 
 if TYPE_CHECKING:
     from interp.core.lm import LM
@@ -21,10 +21,15 @@ OPTIONS = {
     "lexicon": (),
     "concepts": ("concepts", "words", "template", "limit"),
     "labelled": ("labelled", "positive", "negative", "paired", "topic", "limit"),
+    "text": ("text", "limit_tokens"),
 }
 """What may be said on the data, by what a method takes; all else takes prompts."""
 PROMPTS = 100
 """Facts or pairs that are used where no limit is given."""
+TOKENS = 20_000
+"""Tokens of a reference checkpoint's prose that are used where no limit is given."""
+TOKENS_A_TEXT = 60
+"""Tokens of one of its texts, about."""
 
 Pairs = Annotated[Path | None, typer.Option(help="Pairs: JSONL with clean, corrupted, answer and foil.")]
 Task = Annotated[str | None, typer.Option(help="Pairs generated for this model's tokenizer, such as ioi or induction.")]
@@ -42,6 +47,10 @@ Positive = Annotated[Path | None, typer.Option(help="Texts that have the propert
 Negative = Annotated[Path | None, typer.Option(help="Texts that have not, one a line.")]
 Paired = Annotated[bool, typer.Option("--paired", help="Line i of --positive and of --negative are a pair.")]
 Topic = Annotated[str | None, typer.Option(help="Reference checkpoints: which of their concepts, such as colour.")]
+Tokens = Annotated[
+    int | None,
+    typer.Option(min=2, help=f"Use at most so many tokens of text (all; {TOKENS:,} of a reference checkpoint's)."),
+]
 Limit = Annotated[
     int | None,
     typer.Option(
@@ -78,6 +87,8 @@ class Source:
     paired: Paired = False
     topic: Topic = None
     limit: Limit = None
+    text: Text = None
+    limit_tokens: Tokens = None
 
     @property
     def prompts(self) -> int:
@@ -115,6 +126,8 @@ class Source:
             return self._concepts(model, optional)
         if takes == "labelled":
             return self._labelled(model)
+        if takes == "text":
+            return self._text(model)
         if self.pairs is not None:
             return data.pairs(self.pairs, limit=self.prompts)
         if takes == "facts" or self.facts is not None or (takes == "prompts" and self.task is None):
@@ -141,11 +154,14 @@ class Source:
 
     def late(self, lm: "LM", model: str, takes: str, found: Any) -> Any:
         """The data, now that there is a tokenizer."""
+        from interp import data
         from interp.data import tasks
         from interp.models import reference
 
         if takes in ("weights", "concepts", "labelled"):
             return found
+        if takes == "text":
+            return data.corpus(found, lm.tokenizer, n_ctx=lm.spec.n_ctx, limit_tokens=self.limit_tokens)
         if takes == "lexicon":
             return reference.lexicon(model, "laundry_list") if model in reference.names() else None
         if takes == "facts" or self.pairs is not None or (takes == "prompts" and found is not None):
@@ -159,6 +175,16 @@ class Source:
         if model in reference.names():
             return reference.task(model, name, n=self.prompts)
         return tasks.named(name, lm.tokenizer, n=self.prompts)
+
+    def _text(self, model: str) -> Any:
+        from interp.core.errors import BadInput
+        from interp.models import reference
+
+        if self.text is not None:
+            return self.text
+        if model in reference.names():
+            return reference.text(model, n=-(-(self.limit_tokens or TOKENS) // TOKENS_A_TEXT) + 1)
+        raise BadInput(f"{model!r} needs running text: give --text FILE (.txt, .jsonl, .json or a folder).")
 
     def _concepts(self, model: str, optional: bool) -> Any:
         from interp import data
