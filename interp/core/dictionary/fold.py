@@ -38,7 +38,7 @@ def folded(dictionary: "Dictionary") -> "Dictionary":
         dictionary.device
     )
     units = units.to(dictionary.device)
-    shift = dictionary.b_enc.double()
+    shift = dictionary.b_enc.detach().double().clone()  # of float64 weights .double() would be the parameter itself
     for fresh, old, view in zip(new.encoders, dictionary.encoders, config.reads, strict=True):
         low, high = config.range_of(view)
         scaling = dictionary.scalings[view.name]
@@ -53,12 +53,17 @@ def folded(dictionary: "Dictionary") -> "Dictionary":
         new.decoders[place].copy_(dictionary.decoders[place].double() / scaling.factor / units[low:high, None])
         new.biases[place].copy_(dictionary.biases[place].double() / scaling.factor + scaling.mean.double().to(units))
     if config.activation == "batchtopk":
-        new.thresholds.copy_(dictionary._calibrated().to(units) / dictionary.scale().double())
+        one = dictionary._calibrated().to(units)
+        competes = dictionary.scale().double()
+        new.thresholds.copy_(torch.where(competes > 0, one / competes, torch.inf))  # a code times nothing never exceeds it
     elif config.activation == "jumprelu":
         new.thresholds.copy_(dictionary.thresholds)
     if config.skip:
         read, write = dictionary.scalings[config.reads[0].name], dictionary.scalings[config.writes[0].name]
         weight = dictionary.skip_weight.double() * read.factor / write.factor
         new.skip_weight.copy_(weight)
-        new.biases[0].sub_((weight @ read.mean.double().to(weight)).to(new.biases[0].dtype))
+        moved = weight @ read.mean.double().to(weight)
+        new.biases[0].sub_(moved.to(new.biases[0].dtype))
+        if config.centred:  # the bias is also what the encoder subtracts
+            new.b_enc.sub_((new.encoders[0].double() @ moved).to(new.b_enc.dtype))
     return new
