@@ -152,6 +152,9 @@ class OffsetView:
     def __init__(self, view: Any, offset: int) -> None:
         self.view, self.offset, self.label = view, int(offset), f"{view.label} {offset:+d}"
         self.rows_digest, self.row_shape, self.row_bytes = view.rows_digest, view.row_shape, view.row_bytes
+        self.owner = owner_of(view)
+        if self.owner is None:
+            raise BadInput(f"{view.label} has no documents, so its rows have no neighbours. Shift them yourself.")
 
     @property
     def key(self) -> str:
@@ -168,9 +171,9 @@ class OffsetView:
 
     def take(self, index: Tensor) -> Tensor:
         """Rows by number."""
-        document, _ = self.view.owner.position(index)
+        document, _ = self.owner.position(index)
         there = index + self.offset
-        starts, stops = self.view.owner.offsets[document], self.view.owner.offsets[document + 1]
+        starts, stops = self.owner.offsets[document], self.owner.offsets[document + 1]
         inside = (there >= starts) & (there < stops)
         found = self.view.take(torch.where(inside, there, index))
         found[~inside] = 0
