@@ -63,6 +63,10 @@ class WrongModel(InterpError, ValueError):
     """An artefact that belongs to another model than the one at hand."""
 
 
+class Diverged(InterpError, ArithmeticError):
+    """A training whose loss is not finite any more."""
+
+
 class RankLost(InterpError, RuntimeError):
     """Another process of the same run ended, did not answer in time, or runs something else."""
 

@@ -4,6 +4,7 @@
         ...
     with Progress("capturing", total=tokens) as progress:
         progress.update(len(batch))
+        progress.note("loss 0.31")                 # behind the bar, until the next note
 
 Bars of nested loops share one display. They are written to stderr, so what a command prints can be piped.
 """
@@ -29,7 +30,7 @@ class Progress:
 
     def __init__(self, label: str, total: float | None = None):
         self.label, self.total, self.done = label, total, 0.0
-        self._began, self._task, self._shown = time.monotonic(), None, wanted()
+        self._began, self._task, self._shown, self._note = time.monotonic(), None, wanted(), ""
 
     def update(self, n: float = 1.0) -> None:
         """`n` more are done."""
@@ -38,7 +39,16 @@ class Progress:
             return
         if self._task is None:
             self._show()
-        Progress._display.update(self._task, completed=self.done)
+        Progress._display.update(self._task, completed=self.done, note=self._note)
+
+    @property
+    def visible(self) -> bool:
+        """Whether the bar is on a display: a note that is dear to compute need not be computed for nobody."""
+        return self._task is not None
+
+    def note(self, text: str) -> None:
+        """What stands behind the bar from the next update on."""
+        self._note = text
 
     def __enter__(self) -> "Progress":
         self._began = time.monotonic()
@@ -62,7 +72,7 @@ class Progress:
         if Progress._display is None:
             Progress._display = _display()
             Progress._display.start()
-        self._task = Progress._display.add_task(self.label, total=self.total)
+        self._task = Progress._display.add_task(self.label, total=self.total, note=self._note)
         Progress._open += 1
 
 
@@ -90,6 +100,6 @@ def _display() -> Any:
 
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     return Display(*columns, console=Console(file=sys.stderr), transient=True, redirect_stdout=False)

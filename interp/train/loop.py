@@ -1,0 +1,277 @@
+"""The loop: batches to learners, a record now and then, a checkpoint now and then, and what is done when something goes wrong."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..core.dictionary import Dictionary, DictionaryConfig, Scaling
+from ..core.errors import ArtifactError, BadInput, Diverged
+from .checkpoint import Checkpoints, is_full, tokens_of
+from .data import TrainingData
+from .finish import finished
+from .heldout import Heldout
+from .interrupt import Interrupt
+from .learner import Learner
+from .progress import Live
+from .records import Records
+
+if TYPE_CHECKING:
+    from .distributed import Parallel
+    from .training import Trained, Training
+
+LOOK = 16
+"""Steps between two looks for NaN where looking means to wait for the device."""
+MOST_HELD_OUT = 1 << 20
+"""Rows that a threshold is set on, at most."""
+
+
+class Loop:
+    """One training, from the first row to the last, or from its last checkpoint."""
+
+    def __init__(
+        self,
+        options: "Training",
+        data: TrainingData,
+        configs: Sequence[DictionaryConfig],
+        folder: "str | Path | None",
+        parallel: "Parallel | None",
+        say: Callable[[str], None] | None,
+    ) -> None:
+        from .distributed import Parallel
+
+        self.options, self.data, self.configs = options, data, configs
+        self.parallel = parallel or Parallel.none()
+        self.say = say if say is not None and self.parallel.main else lambda text: None
+        check(options, data, configs)
+        self.kept = None if folder is None else Checkpoints(Path(folder), options.keep)
+        self.device = options.device if self.parallel.size == 1 else self.parallel.device
+        self.identity = {
+            "training": options.identity(), "dictionaries": [config.to_dict() for config in configs], "data": data.digest,
+        }  # fmt: skip
+        self.parallel.same(self.identity, "options, dictionaries or data")
+        self.seen, self.number, self.seconds = 0, 0, 0.0
+        self.warnings: list[str] = []
+        scalings = data.scalings(options.normalise)
+        variances = {name: float(data.moments(name).var.sum()) * one.factor**2 for name, one in scalings.items()}
+        schedule, labels = options.schedule(), named(configs)
+        self.learners = [
+            Learner(
+                begin(config, options, data, scalings),
+                label,
+                options,
+                schedule,
+                variances=variances,
+                device=self.device,
+            )
+            for config, label in zip(configs, labels, strict=True)
+        ]
+        self.scalings = {name: Scaling(one.mean.to(self.device), one.factor) for name, one in scalings.items()}
+        share = {} if self.parallel.rows.size == 1 else {"share": self.parallel.share}
+        self.batches = data.batches(
+            options.batch, seed=options.seed, device=self.device, prefetch=self.device != "cpu", **share
+        )
+        quick = min(data.heldout_rows, max(options.batch, options.watch_tokens // 50))
+        self.records = Records(self.learners, Heldout(data, quick, self.parallel) if data.heldout_rows else None)
+
+    def run(self) -> "Trained":
+        """Train, then set thresholds and measure on rows that were kept aside."""
+        if self.kept is not None:
+            self._restore()
+        for learner in self.learners:
+            self.say(
+                f"{learner.label}: learning rate {learner.lr:.3g}"
+                + ("" if self.options.lr else " (2e-4 sqrt(16384 / latents))")
+            )
+        with Interrupt(self.kept is not None) as interrupt, Live("training", self.options.tokens, self.seen) as live:
+            self._train(live, interrupt)
+        exact = Heldout(self.data, min(MOST_HELD_OUT, max(self.options.tokens // 20, 1 << 14)), self.parallel)
+        return finished(self, exact)
+
+    def _train(self, live: Live, interrupt: Interrupt) -> None:
+        total, watch, save = self.options.tokens, self.options.watch_tokens, self.options.save_tokens
+        rows, batches = self.options.batch, iter(self.batches)
+        began, saved = perf_counter(), self.seen
+        while self.seen < total:
+            before = self.seen
+            self._step(next(batches))
+            done = self.seen >= total
+            if self.device == "cpu" or self.number % LOOK == 0:
+                self._look()
+            live.update(rows, self.records.now)
+            if done or self.seen // watch > before // watch:
+                self._look()
+                self.seconds += perf_counter() - began
+                self._record()
+                began = perf_counter()
+            stop = self.parallel.agree(interrupt.came is not None)
+            if self.kept is not None and (done or stop or self.seen // save > before // save):
+                self._look()
+                self.seconds += perf_counter() - began
+                saved = self._save(saved)
+                began = perf_counter()
+            if stop:
+                self.say(f"interrupted at {self.seen:,} of {total:,} tokens; the same call goes on from {saved:,}.")
+                interrupt.leave()
+                raise KeyboardInterrupt  # the signal came to another process
+
+    def _step(self, raw: Mapping[str, Tensor]) -> None:
+        batch = {name: self.scalings[name].apply(rows) for name, rows in raw.items()}
+        self.number += 1
+        for learner in self.learners:
+            own = (
+                batch
+                if learner.dictionary.dtype == torch.float32
+                else {n: x.to(learner.dictionary.dtype) for n, x in batch.items()}
+            )
+            learner.step(own, self.seen, self.options.batch, self.number, self.parallel)
+        self.seen += self.options.batch
+
+    def _record(self) -> None:
+        for learner in self.learners:
+            if learner.config.activation == "batchtopk":
+                learner.adopt_threshold()
+        self.records.take(self.number, self.seen, self.seconds)
+        for text in self.records.alarms():
+            if text not in self.warnings:
+                self.warnings.append(text)
+                self.say(text)
+
+    def _look(self) -> None:
+        """Stop where a number of a step was not finite: Adam has spoiled the weights by then, so nothing is kept of them."""
+        for learner in self.learners:
+            if not (broken := learner.sums.broken()):
+                continue
+            first = min(broken.values())
+            names = [name for name, step in broken.items() if step == first]
+            views = [repr(name.removeprefix("view ")) for name in names if name.startswith("view ")]
+            where = (
+                f"the reconstruction of view {', '.join(views)}"
+                if views
+                else ", ".join(name.removeprefix("term ") for name in names)
+            )
+            older = self.kept.all() if self.kept is not None else []
+            left = f"The checkpoint at {tokens_of(older[-1]):,} tokens is kept. " if older else ""
+            raise Diverged(
+                f"{learner.label}: not finite at step {first:,} ({first * self.options.batch:,} tokens): {where}. {left}Lower `lr` "
+                f"(now {learner.lr:.3g}), raise `warmup` (now {self.options.warmup:g}), or look for rows of huge norm "
+                f"(TrainingData.massive: {self.data.massive})."
+            )
+
+    # --- checkpoints ---------------------------------------------------------------------------------------------------------------
+
+    def _save(self, last: int) -> int:
+        """Keep everything. Where that fails the training goes on, with the checkpoint before. Returns the tokens of the last good one."""
+        assert self.kept is not None
+        tensors: dict[str, Tensor] = {}
+        values: dict[str, Any] = {
+            "identity": self.identity, "seen": self.seen, "number": self.number, "seconds": self.seconds,
+            "cursor": self.batches.state_dict(), "records": self.records.rows, "warnings": self.warnings, "learners": [], "torch": torch.__version__,
+        }  # fmt: skip
+        for place, learner in enumerate(self.learners):
+            own, plain = learner.state()
+            tensors |= {f"{place}.{name}": value for name, value in own.items()}
+            values["learners"].append(plain)
+        if not self.parallel.main:
+            return self.seen
+        try:
+            self.kept.write(self.seen, tensors, values)
+        except ArtifactError as error:
+            why = "the disk is full" if is_full(error) else str(error)
+            kept = f"the one at {last:,} tokens is kept" if last else "there is none yet"
+            text = f"no checkpoint at {self.seen:,} tokens: {why}; {kept}. The training goes on."
+            self.warnings.append(text)
+            self.say(text)
+            return last
+        return self.seen
+
+    def _restore(self) -> None:
+        assert self.kept is not None
+        state = self.kept.last(self.identity)
+        if state is None:
+            return
+        meta = state.meta
+        self.seen, self.number, self.seconds = int(meta["seen"]), int(meta["number"]), float(meta["seconds"])
+        self.records.rows, self.warnings = list(meta["records"]), list(meta["warnings"])
+        for place, (learner, plain) in enumerate(zip(self.learners, meta["learners"], strict=True)):
+            prefix = f"{place}."
+            own = {name.removeprefix(prefix): value for name, value in state.tensors.items() if name.startswith(prefix)}
+            learner.restore(own, plain)
+        self.batches.load_state_dict(meta["cursor"])
+        self.say(f"going on at {self.seen:,} of {self.options.tokens:,} tokens")
+        if meta["torch"] != torch.__version__:
+            self.say(
+                f"the checkpoint is of torch {meta['torch']}, this is {torch.__version__}: numbers may differ in their last bits"
+            )
+
+
+def begin(
+    config: DictionaryConfig, options: "Training", data: TrainingData, scalings: Mapping[str, Scaling]
+) -> Dictionary:
+    """A dictionary before its first step: random directions, decoder biases at the mean of what is written."""
+    several = len(config.writes) > 1 and config.activation in ("topk", "batchtopk")
+    means = {view.name: scalings[view.name].apply(data.moments(view.name).mean.float()) for view in config.writes}
+    return Dictionary.initialise(
+        config,
+        seed=options.seed,
+        norm=options.init_norm or (1.0 if several else 0.1),
+        biases=means,
+        scalings={view.name: scalings[view.name] for view in config.views},
+    )
+
+
+def check(options: "Training", data: TrainingData, configs: Sequence[DictionaryConfig]) -> None:
+    """Refuse what does not fit together before anything is computed."""
+    if options.batch > data.rows:
+        raise BadInput(
+            f"a batch of {options.batch:,} rows, and there are {data.rows:,} to learn from. Lower `batch`, or give more rows."
+        )
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(
+            f"`device` {options.device!r} cannot be used here: {str(error).splitlines()[0]} Give 'cpu'."
+        ) from None
+    for config in configs:
+        for view in config.views:
+            if view.name not in data.views:
+                raise BadInput(
+                    f"the dictionary has a view {view.name!r}; the data have {list(data.views)}. Name the views alike."
+                )
+            width = data.views[view.name].row_shape[0]
+            if width != view.width:
+                raise BadInput(
+                    f"view {view.name!r} of the dictionary has width {view.width}, and its rows ({data.views[view.name].label}) {width}. Is this "
+                    "the right model and site?"
+                )
+        if (
+            options.k_start
+            and config.activation in ("topk", "batchtopk")
+            and not config.k <= options.k_start <= config.latents
+        ):
+            raise BadInput(
+                f"`k_start` falls to k: it must lie between k ({config.k:g}) and the {config.latents:,} latents; not {options.k_start:g}."
+            )
+
+
+def named(configs: Sequence[DictionaryConfig]) -> list[str]:
+    """A name for each: its family, and whatever of latents, activation, k and scale tells it from the others."""
+    telling = [
+        name
+        for name in ("latents", "activation", "k", "code_scale", "nested", "dtype")
+        if len({str(getattr(config, name)) for config in configs}) > 1
+    ]
+    found = []
+    for config in configs:
+        parts = [config.family]
+        for name in telling:
+            value = getattr(config, name)
+            parts.append(f"{name} {value:g}" if isinstance(value, int | float) else str(value))
+        found.append(" ".join(parts))
+    return [
+        name if found.count(name) == 1 else f"{name} ({1 + found[:place].count(name)})"
+        for place, name in enumerate(found)
+    ]
