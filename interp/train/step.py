@@ -103,9 +103,13 @@ class Outcome:
 
 
 def step(dictionary: Dictionary, batch: Mapping[str, Tensor], objective: Objective, context: Context) -> Outcome:
-    """One loss and its gradients, which replace whatever was in `.grad`."""
+    """One loss and its gradients, which replace whatever was in `.grad`; of several processes that give their rows, those of all rows."""
     from .dense import dense_step
+    from .distributed.combine import combine
     from .sparse import applies, sparse_step
 
-    chosen = sparse_step if applies(dictionary, objective) else dense_step
-    return chosen(dictionary, batch, objective, context)
+    chosen = sparse_step if applies(dictionary, objective, context) else dense_step
+    outcome = chosen(dictionary, batch, objective, context)
+    if context.parallel is not None:
+        combine(context.parallel, dictionary.parameters(), outcome)
+    return outcome
