@@ -15,6 +15,7 @@ offsets [n + 1]). bfloat16 rows are summed in float32 and rounded once.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ class Order:
 
     @property
     def latents(self) -> int:
+        """How many latents there are."""
         return len(self.offsets) - 1
 
 
@@ -100,7 +102,7 @@ def bag_rows_grad(
     bounds = order.offsets[torch.arange(low, high + BLOCK, BLOCK, device=out.device).clamp(max=high)].tolist()
     places = order.places[bounds[0] : bounds[-1]]
     of, values = of[places], values[places]
-    for number, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for number, (first, last) in enumerate(pairwise(bounds)):
         start = low + number * BLOCK
         stop = min(start + BLOCK, high)
         entries = slice(first - bounds[0], last - bounds[0])

@@ -3,10 +3,10 @@
     values, ids = select_topk(scores, 32)                        # [row, 32], falling
     chosen = select_batch(scores, 32 * len(scores), hint=cut)    # chosen.flat rising, chosen.values, chosen.cut
 
-Both are exact. The k largest entries of a row lie in the k groups with the largest maxima, so one pass of maxima over groups of 16 leaves a
-sixteenth to look at. Over a batch, the `count` largest entries are all at or above the `count`-th largest maximum of a group; and a cut that
-is known to be a little too low (nine tenths of the last step's) does as well and costs no sort at all. Where it was not low enough, and too
-few entries are above it, the maxima are sorted after all (`fell_back`): a hint changes the time, never the set.
+Both are exact. The k largest entries of a row lie in the k groups with the largest maxima, so one pass of maxima over groups of 16 leaves
+a sixteenth to look at. Over a batch, the `count` largest entries are all at or above the `count`-th largest maximum of a group; and a cut
+that is known to be a little too low (nine tenths of the last step's) does as well and costs no sort at all. Where it was not low enough,
+and too few entries are above it, the maxima are sorted after all (`fell_back`): a hint changes the time, never the set.
 
 Only what is above zero can be on. Of equal scores at the cut, those with the lowest numbers are taken: the same set on every device. A
 `scale` [latent] multiplies the scores in passing, tile by tile, so that the scaled matrix is never held.
@@ -84,7 +84,8 @@ def select_batch(scores: Tensor, count: int, hint: float | None = None, *, scale
         if found is not None and len(found[0]) >= count:
             return chosen(*found, count)
     found = candidates(scores, bar_of(maxima(scores, scale=scale), count), scale=scale)
-    return chosen(*found, count, fell_back=hinted)  # type: ignore[misc]
+    assert found is not None
+    return chosen(*found, count, hinted)
 
 
 def maxima(scores: Tensor, *, scale: Tensor | None = None) -> Tensor:
@@ -200,7 +201,7 @@ def _tiles(scores: Tensor, scale: Tensor | None) -> Iterator[tuple[int, Tensor]]
     held = None if scale is None else torch.empty(min(step, rows), latents, dtype=wide, device=scores.device)
     for start in range(0, rows, step):
         part = scores[start : start + step].to(wide)
-        yield start, part if held is None else torch.mul(part, scale, out=held[: len(part)])
+        yield start, part if held is None or scale is None else torch.mul(part, scale, out=held[: len(part)])
 
 
 def _scored(dtype: torch.dtype) -> torch.dtype:

@@ -1,0 +1,235 @@
+"""The encoder of the sparse step: one dense product, of which only the codes that are on are kept.
+
+    chosen = encode(dictionary, inputs, k=32, hint=context.cut)       # inputs: what each read view gives [row, d], bias subtracted
+    chosen.on                                                         # Entries: the codes that are on
+    chosen.dead                                                       # Entries: what the dead latents would say, for the auxiliary loss
+
+The pre-activations [row, latent] are the only dense thing there is. They are made in tiles of rows where they would be too large (`HELD`),
+and written over in the next step. A batch's cut is exact across tiles and across processes: each tile gives all that is not below a bar,
+and the cut is made among these. Scores are codes times the dictionary's scale; what is kept is the code.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from ..core.dictionary import Dictionary
+from ..core.dictionary import select as pick
+from ..core.dictionary.select import active_count, select_topk
+
+if TYPE_CHECKING:
+    from .distributed.parallel import Parallel
+
+HELD = {"cpu": 2**26}
+"""Pre-activations that exist at once: 256 MB in float32."""
+WIDE = 2**30
+"""The same on other devices."""
+
+_scratch: "WeakKeyDictionary[Dictionary, Tensor]" = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Codes in compressed rows."""
+
+    ids: Tensor
+    """Latents [on], rising or in any order within a row."""
+    values: Tensor
+    """Codes [on], above zero, unscaled."""
+    offsets: Tensor
+    """int64 [row + 1]."""
+    of: Tensor
+    """Row of each, int64 [on]."""
+
+    @classmethod
+    def of_rows(cls, rows: int, of: Tensor, ids: Tensor, values: Tensor) -> "Entries":
+        """From entries whose rows do not fall."""
+        counts = torch.bincount(of, minlength=rows)
+        return cls(ids, values, torch.cat([counts.new_zeros(1), counts.cumsum(0)]), of)
+
+    def within(self, low: int, high: int) -> tuple["Entries", "Tensor | None"]:
+        """Those of latents [low, high), numbered from `low`, and which they are (None: all)."""
+        rows = len(self.offsets) - 1
+        places = ((self.ids >= low) & (self.ids < high)).nonzero().flatten()
+        if len(places) == len(self.ids):
+            return (self if low == 0 else Entries(self.ids - low, self.values, self.offsets, self.of)), None
+        return Entries.of_rows(rows, self.of[places], self.ids[places] - low, self.values[places]), places
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What came out of the encoder."""
+
+    on: Entries
+    dead: Entries | None
+    """The largest codes of dead latents, if these were asked for."""
+    cut: float
+    """The smallest scaled code that is on; 0 for none."""
+    fallback: int
+    """Selections for which the hint was of no use."""
+
+
+def encode(
+    dictionary: Dictionary,
+    inputs: Sequence[Tensor],
+    *,
+    k: float,
+    parallel: "Parallel",
+    hint: float | None = None,
+    dead: Tensor | None = None,
+    most: int = 0,
+) -> Encoded:
+    """Select the codes of a batch. `dead` [some] are latents of which the `most` largest positive codes of each row are given besides.
+
+    Raises `BadInput` for NaN.
+    """
+    product = _Product(dictionary, inputs)
+    scale = None if dictionary.config.code_scale == "none" else dictionary.scale().detach().to(product.wide)
+    if dictionary.config.activation == "topk":
+        on, cut, fallback = _rows(product, max(1, round(k)), scale)
+    else:
+        count = active_count(k, parallel.total(product.rows))
+        on, cut, fallback = _batch(product, count, hint, scale, parallel)
+    return Encoded(on, None if dead is None else _dead(product, dead, most, scale), cut, fallback)
+
+
+class _Product:
+    """Pre-activations, tile by tile; if there is one tile it is multiplied once."""
+
+    def __init__(self, dictionary: Dictionary, inputs: Sequence[Tensor]) -> None:
+        self.dictionary, self.inputs = dictionary, inputs
+        self.rows, self.latents = len(inputs[0]), dictionary.latents
+        self.wide = torch.promote_types(dictionary.dtype, torch.float32)
+        held = HELD.get(dictionary.device.type, WIDE)
+        self.tile = max(1, min(self.rows, held // self.latents))
+        self.done = -1
+
+    def tiles(self) -> Iterator[tuple[int, Tensor]]:
+        """Rows of pre-activations [tile, latent] with the number of the first. One is good until the next."""
+        out = self._space()
+        for start in range(0, self.rows, self.tile):
+            stop = min(start + self.tile, self.rows)
+            part = out[: stop - start]
+            if self.done != start:
+                self._multiply(slice(start, stop), part)
+                self.done = start
+            yield start, part
+
+    def _multiply(self, rows: slice, out: Tensor) -> None:
+        dictionary, config = self.dictionary, self.dictionary.config
+        begun = False
+        for x, weight, view in zip(self.inputs, dictionary.encoders, config.reads, strict=True):
+            low, high = config.range_of(view)
+            if not begun and high - low == self.latents:
+                torch.addmm(dictionary.b_enc.detach(), x[rows], weight.detach().T, out=out)
+            else:
+                if not begun:
+                    out.copy_(dictionary.b_enc.detach().expand_as(out))
+                out[:, low:high].addmm_(x[rows], weight.detach().T)
+            begun = True
+
+    def _space(self) -> Tensor:
+        """Memory of the step before, if it fits: a fresh one costs as much as the selection."""
+        like = self.dictionary.b_enc
+        held = _scratch.get(self.dictionary)
+        if (
+            held is None
+            or held.shape != (self.tile, self.latents)
+            or held.dtype != like.dtype
+            or held.device != like.device
+        ):
+            held = torch.empty(self.tile, self.latents, dtype=like.dtype, device=like.device)
+            _scratch[self.dictionary] = held
+        return held
+
+
+def _rows(product: _Product, k: int, scale: Tensor | None) -> tuple[Entries, float, int]:
+    """The k largest of each row."""
+    of, ids, values = [], [], []
+    cut = torch.inf
+    for start, tile in product.tiles():
+        score, best = select_topk(tile, k, scale=scale)
+        code, on = tile.gather(1, best), score > 0
+        row = torch.arange(start, start + len(tile), device=tile.device)[:, None].expand_as(best)
+        of.append(row[on])
+        ids.append(best[on])
+        values.append(code[on])
+        if len(values[-1]):
+            cut = min(cut, float(score[on].min()))
+    return _entries(product, of, ids, values), 0.0 if cut == torch.inf else cut, 0
+
+
+def _batch(
+    product: _Product, count: int, hint: float | None, scale: Tensor | None, parallel: "Parallel"
+) -> tuple[Entries, float, int]:
+    """The `count` largest of the whole batch, over tiles and processes."""
+    hinted = hint is not None and hint > 0
+    found = _above(product, pick.MARGIN * float(hint or 0), scale, pick.CROWD * count) if hinted else None
+    useful = (
+        parallel.agree(found is not None, every=True) and parallel.total(0 if found is None else len(found[0])) >= count
+    )
+    if not useful:
+        tops = [pick.maxima(tile, scale=scale) for _, tile in product.tiles()]
+        bar = pick.bar_of(torch.cat(tops), count) if tops else 0.0
+        found = _above(product, bar, scale, None)
+    assert found is not None
+    flat, scores, codes = found
+    if parallel.size == 1:
+        kept = pick.chosen(flat, scores, count)
+        keep, cut = torch.searchsorted(flat, kept.flat), kept.cut
+    else:
+        cut, ties = parallel.cut(scores, count)
+        above = scores > cut
+        above[(scores == cut).nonzero().flatten()[:ties]] = True
+        keep = above.nonzero().flatten()
+    flat, codes = flat[keep], codes[keep]
+    of = flat.div(product.latents, rounding_mode="floor")
+    return Entries.of_rows(product.rows, of, flat - of * product.latents, codes), cut, int(hinted and not useful)
+
+
+def _above(
+    product: _Product, bar: float, scale: Tensor | None, most: int | None
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Everything above zero and not below the bar: numbers in the flattened batch, scores, codes; None if that is more than `most`."""
+    parts = []
+    for start, tile in product.tiles():
+        found = pick.candidates(tile, bar, scale=scale, most=most)
+        if found is None:
+            return None
+        flat, score = found
+        parts.append((flat + start * product.latents, score, tile.view(-1)[flat]))
+    if not parts:
+        none = product.inputs[0].new_zeros(0)
+        return torch.zeros_like(none, dtype=torch.int64), none.to(product.wide), none
+    flat, score, code = (torch.cat(column) for column in zip(*parts, strict=True))
+    return flat, score, code
+
+
+def _dead(product: _Product, dead: Tensor, most: int, scale: Tensor | None) -> Entries:
+    """The `most` largest positive codes of each row among the dead latents."""
+    of, ids, values = [], [], []
+    weight = None if scale is None else scale[dead]
+    step = max(1, pick.TILE.get(dead.device.type, pick.WIDE) // len(dead))
+    for start, tile in product.tiles():
+        for first in range(0, len(tile), step):
+            code = tile[first : first + step].index_select(1, dead)
+            if len(dead) > most:
+                score, best = select_topk(code, most, scale=weight)
+                code, latent = code.gather(1, best), dead[best]
+            else:
+                score, latent = code if weight is None else code * weight, dead.expand_as(code)
+            row, place = (score > 0).nonzero(as_tuple=True)
+            of.append(row + start + first)
+            ids.append(latent[row, place])
+            values.append(code[row, place])
+    return _entries(product, of, ids, values)
+
+
+def _entries(product: _Product, of: list[Tensor], ids: list[Tensor], values: list[Tensor]) -> Entries:
+    none = product.inputs[0].new_zeros(0)
+    whole = torch.zeros_like(none, dtype=torch.int64)
+    return Entries.of_rows(product.rows, torch.cat([whole, *of]), torch.cat([whole, *ids]), torch.cat([none, *values]))
