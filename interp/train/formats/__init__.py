@@ -1,0 +1,154 @@
+"""Dictionaries of other libraries, read as ours; ours, written for them.
+
+    from interp.train import formats
+    sae = formats.read("downloads/layer_20")                          # which library wrote it is read off its contents
+    formats.write(sae, "exported", "sae_lens")                        # SAE.load_from_disk("exported") encodes the same
+    formats.FORMATS                                                   # names, and what each looks for
+
+A foreign file holds weights and, often, little about what they are for. So a reader takes every tensor by name and shape, and
+refuses what it does not know, what is missing or not finite, and rules that a linear coder cannot express, by name. Where the file
+does not say which model and site it belongs to, say so (`model=`, `site=`); without that the dictionary has no provenance, and whoever
+applies it must know. Thresholds that were never set (-1 in dictionary_learning and crosscoder_learning) stay unset: such a dictionary
+can be looked at, and refuses to encode until it is calibrated. Nothing is ever unpickled but tensors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...core.artifact import META
+from ...core.dictionary import Dictionary
+from ...core.errors import BadInput, one_of
+from . import circuit_tracer, crosscoder_learning, dictionary_learning, gemma_scope, sae_lens, sparsify
+from .sae_lens import code_units, from_sae_lens, to_sae_lens
+
+__all__ = [
+    "FORMATS",
+    "WRITES",
+    "code_units",
+    "export",
+    "from_sae_lens",
+    "import_",
+    "read",
+    "recognise",
+    "to_sae_lens",
+    "write",
+]
+
+_READERS: dict[str, Any] = {
+    module.NAME: module
+    for module in (sae_lens, sparsify, dictionary_learning, gemma_scope, circuit_tracer, crosscoder_learning)
+}
+FORMATS: dict[str, str] = {
+    "interp": f"{META} of a dictionary",
+    **{name: module.LOOKS_FOR for name, module in _READERS.items()},
+}
+"""Names of formats, and what a folder of each holds."""
+WRITES: tuple[str, ...] = tuple(name for name, module in _READERS.items() if hasattr(module, "write"))
+"""Formats that dictionaries can be written in."""
+
+
+def recognise(path: "str | Path") -> str:
+    """The format of a folder, by what it holds. Raises `BadInput`, listing what was looked for."""
+    folder = _folder(path)
+    if (folder / META).is_file():
+        return "interp"
+    for name, module in _READERS.items():
+        if module.recognise(folder):
+            return name
+    holds = sorted(entry.name for entry in folder.iterdir())
+    looked = "\n".join(f"  {name}: {what}" for name, what in FORMATS.items())
+    raise BadInput(
+        f"{folder.name!r} is no dictionary that can be recognised; it holds {holds[:8]}{' ...' if len(holds) > 8 else ''}. "
+        f"Looked for:\n{looked}\n"
+        "Give the folder with these files, or say `format=`."
+    )
+
+
+def read(
+    path: "str | Path",
+    format: str = "auto",
+    *,
+    model: str = "",
+    site: str = "",
+    site_out: str = "",
+    names: Sequence[str] = (),
+    factor: float | None = None,
+) -> Dictionary:
+    """Read a dictionary, ours or another library's; `path` is its folder, or a file in it.
+
+    `model` and `site` (`site_out` for what a transcoder writes) name what the file does not say, or says otherwise; `names` are the
+    views of a crosscoder, in order; `factor` is what rows of a SAELens folder were multiplied by. Raises `BadInput` for what cannot
+    be read exactly.
+    """
+    folder = _folder(path)
+    if format == "auto":
+        format = recognise(folder)
+    one_of("format", format, FORMATS)
+    if format == "interp":
+        return Dictionary.load(folder)
+    options: dict[str, Any] = {}
+    if factor is not None:
+        options["factor"] = factor
+    if names:
+        options["names"] = tuple(names)
+    module = _READERS[format]
+    takes = getattr(module, "TAKES", ())
+    if odd := [name for name in options if name not in takes]:
+        raise BadInput(f"a {format} folder has no use for {odd}; it takes {list(takes) or 'no options'}.")
+    found: Dictionary = module.read(folder, **options)
+    return _placed(found, model=model, site=site, site_out=site_out)
+
+
+def write(dictionary: Dictionary, folder: "str | Path", format: str = "sae_lens", *, overwrite: bool = False) -> Path:
+    """Write a dictionary in another library's format; returns the folder. Raises `BadInput` for what that library cannot hold."""
+    one_of("format", format, WRITES)
+    written: Path = _READERS[format].write(dictionary, Path(folder), overwrite=overwrite)
+    return written
+
+
+def export(dictionary: "str | Path | Dictionary", format: str, out: "str | Path", *, overwrite: bool = False) -> Path:
+    """Write a saved dictionary (or one in another format) in another library's format; returns the folder."""
+    return write(
+        dictionary if isinstance(dictionary, Dictionary) else read(dictionary), out, format, overwrite=overwrite
+    )
+
+
+def import_(
+    folder: "str | Path", out: "str | Path", *, format: str = "auto", overwrite: bool = False, **options: Any
+) -> Dictionary:
+    """Read a dictionary of another library and save it as ours; returns it. Options are those of `read`."""
+    found = read(folder, format, **options)
+    found.save(out, overwrite=overwrite)
+    return found
+
+
+def _folder(path: "str | Path") -> Path:
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise BadInput(f"there is no folder {str(path)!r}. Give the folder of a dictionary.")
+    return folder
+
+
+def _placed(found: Dictionary, *, model: str, site: str, site_out: str) -> Dictionary:
+    """With the model and site that the caller names."""
+    if not (model or site or site_out):
+        return found
+    shape = found.config
+    if (site or site_out) and (len(shape.reads) > 1 or len(shape.writes) > 1):
+        raise BadInput(
+            f"`site` names one place; this dictionary has the views {[view.name for view in shape.views]}. Name the model only."
+        )
+    apart = shape.reads[0].name != shape.writes[0].name
+    if site_out and not apart:
+        raise BadInput(
+            "`site_out` is what a transcoder writes; this dictionary writes what it reads. Give `site` only."
+        )
+    reads = tuple(replace(view, model=model or view.model, site=site or view.site) for view in shape.reads)
+    written = site_out if apart else site
+    writes = tuple(replace(view, model=model or view.model, site=written or view.site) for view in shape.writes)
+    found.config = replace(shape, reads=reads, writes=writes)
+    return found
