@@ -11,12 +11,15 @@ default, so that the command line can neither lag behind Python nor disagree wit
 import inspect
 from collections.abc import Callable, Sequence
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
 
 from interp.core.analysis import Analysis
 from interp.core.options import Option
+from interp.core.options import options_of as options_of_config
+
+C = TypeVar("C")
 
 
 def options_of(analysis: type[Analysis]) -> list[inspect.Parameter]:
@@ -48,10 +51,10 @@ def with_options(
     return run
 
 
-def build(analysis: type[Analysis], options: dict[str, Any]) -> Analysis:
-    """The analysis with the options that the caller gave, converted back to the fields' types."""
-    given = {option.name: option for option in analysis.options() if option.name in options}
-    return analysis(**{name: _back(options[name], option) for name, option in given.items()})
+def build(config: type[C], options: dict[str, Any]) -> C:
+    """The config with the options that the caller gave, converted back to the fields' types."""
+    given = {option.name: option for option in options_of_config(config) if option.name in options}
+    return config(**{name: _back(options[name], option) for name, option in given.items()})
 
 
 def parameter(option: Option) -> inspect.Parameter:

@@ -44,8 +44,11 @@ class TrainingData:
         skip_first: int = 0,
         massive: Literal["keep", "skip"] = "keep",
         seed: int = 0,
+        metadata: "Mapping[str, Any] | None" = None,
     ) -> None:
         """`heldout` is the share of documents that is kept aside, `skip_first` tokens of each document are left out.
+
+        `metadata` is JSON that dictionaries trained on this keep (name of the corpus, context length).
 
         Raises `BadInput` for views of different tokens, rows that are not finite, and where nothing is left to learn from.
         """
@@ -55,6 +58,7 @@ class TrainingData:
         if not views:
             raise BadInput("there is no view to learn from. Give at least one.")
         self.views = {name: view if len(view.row_shape) == 1 else FlatView(view) for name, view in views.items()}
+        self.metadata = dict(metadata or {})
         self.seed, self.heldout_share, self.skip_first, self.skip_massive = seed, heldout, skip_first, massive == "skip"
         Batches(self.views, 1)  # refuses views that are incomplete or of different tokens
         first = next(iter(self.views.values()))

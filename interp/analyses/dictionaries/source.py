@@ -14,6 +14,16 @@ def opened(dictionary: "str | Path | Dictionary") -> Dictionary:
         return dictionary
     if not dictionary:
         raise BadInput("`dictionary` is missing. Give the folder of a saved one (`interp train sae …` writes it).")
+    inside = (
+        sorted(Path(dictionary).glob("dictionary*/meta.json")) if not (Path(dictionary) / "meta.json").is_file() else []
+    )
+    if len(inside) > 1:
+        named = ", ".join(f"{Path(dictionary).name}/{path.parent.name}" for path in inside)
+        raise BadInput(
+            f"{Path(dictionary).name} is a training of {len(inside)} dictionaries. Name one of them: {named}."
+        )
+    if inside:  # the folder of a training
+        return Dictionary.load(inside[0].parent)
     try:
         return Dictionary.load(dictionary)
     except ArtifactError as error:
