@@ -81,6 +81,11 @@ def _models_of(view: View, models: Sequence[LM]) -> list[LM]:
 
 
 def _match(view: View, name: str, fingerprint: str, models: Sequence[LM]) -> LM:
+    if not fingerprint and not name and len(models) > 1:
+        raise WrongModel(
+            f"the dictionary does not say which model its view {view.name!r} is of, and {len(models)} are given. Name them where it is "
+            "imported: `interp dictionary import ... --model BASE,TUNED`."
+        )
     for lm in models:
         if identity(lm) == fingerprint or (not fingerprint and name in ("", lm.spec.name)):
             return lm

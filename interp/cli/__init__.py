@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli import cache, models, runs, train
+from interp.cli import cache, dictionary, models, runs, train
 
 app = typer.Typer(
     name="interp",
@@ -29,6 +29,7 @@ app = typer.Typer(
 runs.add_to(app)
 models.add_to(app)
 train.add_to(app)
+app.add_typer(dictionary.app, name="dictionary")
 app.add_typer(cache.app, name="cache")
 app.add_typer(models.reference, name="reference")
 
