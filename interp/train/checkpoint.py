@@ -17,11 +17,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.artifact import META, Artifact, read_artifact, write_artifact
+from ..core.artifact import META, Artifact, read_artifact
 from ..core.errors import ArtifactError, BadInput
+from .distributed import Parallel, Piece, read, write
 
 KIND = "training"
 FOLDER, PREFIX = "checkpoints", "tokens-"
+ALONE = Parallel()
 MOST_SHOWN = 12
 """Differences that a refusal lists."""
 
@@ -32,6 +34,8 @@ class Checkpoints:
 
     folder: Path
     keep: int = 2
+    parallel: Parallel = ALONE
+    """The processes that train together; all of them call what reads or writes."""
 
     def __post_init__(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
@@ -48,32 +52,51 @@ class Checkpoints:
         """Those that are there, the last one last."""
         return sorted(path for path in (self.folder / FOLDER).glob(f"{PREFIX}*") if path.is_dir())
 
-    def write(self, tokens: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Path:
-        """Keep a state after `tokens` rows, then remove the oldest beyond `keep`. Raises `ArtifactError` where it cannot be written."""
+    def write(
+        self,
+        tokens: int,
+        tensors: Mapping[str, Tensor],
+        values: Mapping[str, Any],
+        pieces: "Mapping[str, Piece] | None" = None,
+    ) -> Path:
+        """Keep a state after `tokens` rows, then remove the oldest beyond `keep`. Raises `ArtifactError` where it cannot be written.
+
+        `pieces`: which rows of an array this process has, where processes share it.
+        """
         target = self.folder / FOLDER / f"{PREFIX}{tokens:015d}"
         try:
-            written = write_artifact(target, tensors, values, kind=KIND, overwrite=target.exists())
+            written = write(self.parallel, target, tensors, values, pieces, kind=KIND, overwrite=target.exists())
         except OSError as error:
             if isinstance(error, ArtifactError):
                 raise
             raise ArtifactError(f"{target.name} could not be written: {error.strerror or error}.") from error
-        for old in self.all()[: -self.keep]:
+        for old in self.all()[: -self.keep] if self.parallel.main else ():
             shutil.rmtree(old, ignore_errors=True)
         return written
 
-    def last(self, identity: Mapping[str, Any]) -> Artifact | None:
-        """The last one, None where there is none.
+    def last(self, identity: Mapping[str, Any], pieces: "Mapping[str, Piece] | None" = None) -> Artifact | None:
+        """The last one (of it this process's `pieces`), None where there is none.
 
         Raises `BadInput` where it belongs to a training of another `identity` and `ArtifactError` where it is damaged; both say what to do.
         """
         found = self.all()
+        self.parallel.same(
+            [path.name for path in found], "checkpoints in the folder, which must be one that all of them see"
+        )
         if not found:
             return None
+
+        def chosen(meta: dict[str, Any]) -> Mapping[str, Piece]:
+            self._refuse_other(meta["identity"], identity)
+            return pieces or {}
+
         try:
-            state = read_artifact(found[-1], kind=KIND)
+            return read(self.parallel, found[-1], chosen, kind=KIND)
         except ArtifactError as error:
             raise ArtifactError(f"{error} {self._instead(found)}") from error
-        if differs := differences(state.meta["identity"], identity):
+
+    def _refuse_other(self, was: Any, identity: Mapping[str, Any]) -> None:
+        if differs := differences(was, identity):
             shown = [f"  {line}" for line in differs[:MOST_SHOWN]]
             shown += [f"  and {len(differs) - MOST_SHOWN} more"] if len(differs) > MOST_SHOWN else []
             raise BadInput(
@@ -81,7 +104,6 @@ class Checkpoints:
                 + "\n".join(shown)
                 + "\nGive another folder, or go on with what it was begun with."
             )
-        return state
 
     def _instead(self, found: list[Path]) -> str:
         """What can be done where the last checkpoint is damaged."""

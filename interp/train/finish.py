@@ -36,7 +36,7 @@ def finished(loop: "Loop", heldout: Heldout) -> "Trained":
         learner.dictionary.requires_grad_(False)
         for parameter in learner.dictionary.parameters():
             parameter.grad = None
-        learner.dictionary.metadata |= {
+        learner.dictionary.metadata |= loop.data.metadata | {
             "tokens": loop.seen, "data": loop.data.digest, "training": loop.options.to_dict(), "l0": end["final_l0"],
             "fvu": end["final_fvu"], "threshold_running": learner.running.value.tolist(),
         }  # fmt: skip
@@ -64,7 +64,8 @@ def _end(learner: Learner, heldout: Heldout) -> dict[str, Any]:
             keep = round(config.k * heldout.rows)
             sides: list[str | None] = list(names) if config.code_scale == "decoupled" else [None]
             found = [
-                calibrate(partial(heldout.scores, dictionary, side), keep, heldout.parallel.sum_) for side in sides
+                calibrate(partial(heldout.scores, dictionary, side), keep, heldout.parallel.world.sum_)
+                for side in sides
             ]
             dictionary.threshold.copy_(torch.tensor(found, dtype=torch.float64))
             end["calibrated"] = dict(zip(names, found * (len(names) // len(found)), strict=True))
@@ -85,7 +86,7 @@ def _warnings(loop: "Loop", learner: Learner, heldout: Heldout) -> list[str]:
     if not loop.data.heldout_rows:
         found.append("no rows were kept aside: FVU and L0 are of rows that were trained on.")
     dead = learner.firing.dead(learner.dead_after)
-    share = 0.0 if dead is None else float(dead.double().mean())
+    share = 0.0 if dead is None else learner.total(dead) / config.latents
     if share > MANY_DEAD:
         found.append(
             f"{label}: {share:.0%} of its {config.latents:,} latents are dead (not on for {learner.dead_after:,} tokens). Train "
@@ -139,14 +140,15 @@ def _write(loop: "Loop", result: TrainingResult) -> Path | None:
     """Dictionaries and the table beside the checkpoints; None, and a warning, where that fails: what was trained is still in memory."""
     assert loop.kept is not None
     folder = loop.kept.folder
-    if not loop.parallel.main:
+    if not loop.parallel.main and loop.parallel.latents.size == 1:
         return folder
     places = dictionary_folders(folder, len(loop.learners))
     try:
         for learner, place in zip(loop.learners, places, strict=True):
             learner.dictionary.save(place, overwrite=place.exists())
         table = folder / "training"
-        result.save(table, overwrite=table.exists())
+        if loop.parallel.main:
+            result.save(table, overwrite=table.exists())
     except ArtifactError as error:
         text = f"the dictionaries were not saved: {error} The last checkpoint is kept: the same call saves them."
         result.data.attrs["warnings"] = [*result.data.attrs["warnings"], text]

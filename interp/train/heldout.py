@@ -51,6 +51,7 @@ class Heldout:
                 sums[place] += wide.sum(dim=0)
         for tensor in (errors, squares, on, *sums):
             self.parallel.sum_(tensor)
+        self.parallel.latents.sum_(on)
         means = torch.stack([total.square().sum() for total in sums]) / self.rows
         fvu = (errors / (squares - means)).tolist()
         return dict(zip(writes, fvu, strict=True)), float(on) / self.rows
@@ -66,7 +67,7 @@ class Heldout:
         tile = max(1, TILE // dictionary.latents)
         for batch in self.data.heldout(limit=self.limit):
             first, last = self.parallel.part(len(next(iter(batch.values()))))
-            for start in range(first, last, tile):
+            for start in range(first, max(last, first + 1), tile):  # no rows, where there are fewer than processes
                 stop = min(start + tile, last)
                 yield {
                     view.name: batch[view.name][start:stop].to(dictionary.device) for view in dictionary.config.views

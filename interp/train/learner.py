@@ -9,6 +9,7 @@ from torch import Tensor
 from ..core.dictionary import Dictionary
 from ..core.dictionary.saved import parts
 from .dead import Firing
+from .distributed import Piece, Sliced
 from .schedule import law
 from .step import Context, Outcome, step
 from .sums import Sums
@@ -39,14 +40,15 @@ class Learner:
         """`variances` of the rows of each view, over all components, in normalised space."""
         self.dictionary, self.label, self.options, self.schedule = dictionary.to(device), label, options, schedule
         self.dictionary.requires_grad_(True)
-        self.config, self.variances = dictionary.config, variances
+        self.config = dictionary.whole if isinstance(dictionary, Sliced) else dictionary.config
+        self.variances = variances
         self.objective = options.objective(self.config.activation)
         self.lr = options.lr or law(self.config.latents)
         self.dead_after = options.dead_tokens
         self.optimizer = torch.optim.Adam(
             self.dictionary.parameters(), lr=self.lr, betas=(options.beta1, options.beta2), fused=True
         )
-        self.firing = Firing(self.config.latents, device)
+        self.firing = Firing(dictionary.latents, device)
         self.running = RunningThreshold(options.threshold_memory, self.dictionary.threshold.clone())
         self.sums, self.fallback = Sums(device), 0
         self.cut: float | None = None
@@ -74,7 +76,7 @@ class Learner:
         self.firing.update(outcome.fired, rows)
         if outcome.cut is not None:
             self.cut = outcome.cut
-            self.running.update(outcome.cut)
+            self.running.update(outcome.extra.get("cuts", outcome.cut))
         self.fallback += outcome.fallback
         values = {"loss": outcome.loss, "l0": outcome.l0, "gradient_norm": norm}
         values |= {f"term {name}": value for name, value in outcome.terms.items()}
@@ -93,8 +95,8 @@ class Learner:
             )
         else:
             norm = torch.nn.utils.get_total_norm(grads)
-        if self.options.clip:
-            torch._foreach_mul_(grads, (self.options.clip / (norm + 1e-6)).clamp(max=1.0).to(grads[0].dtype))
+        if self.options.clip and (norm.device.type != "cpu" or float(norm) > self.options.clip):
+            torch._foreach_mul_(grads, (self.options.clip / norm).clamp(max=1.0).to(grads[0].dtype))
         return norm
 
     def adopt_threshold(self) -> None:
@@ -109,12 +111,28 @@ class Learner:
         found = {}
         for name, own in norms.items():
             others = torch.stack([norm for other, norm in norms.items() if other != name]).amax(dim=0)
-            found[name] = int(((others <= EXCLUSIVE * own) & (own > 0) & alive).sum())
+            found[name] = self.total((others <= EXCLUSIVE * own) & (own > 0) & alive)
+        return found
+
+    def total(self, mask: Tensor) -> int:
+        """How many latents of a mask [latent] there are, on all processes that share the latents: every one of them has to ask."""
+        count = mask.sum()
+        return int(self.dictionary.parallel.latents.sum_(count) if isinstance(self.dictionary, Sliced) else count)
+
+    def pieces(self) -> dict[str, Piece]:
+        """Which rows of the arrays of `state` are here; empty where all are."""
+        if not isinstance(self.dictionary, Sliced):
+            return {}
+        own = self.dictionary.pieces
+        found = {f"dictionary.{name}": piece for name, piece in own.items()} | {"silent": own["b_enc"]}
+        for place, (name, _) in enumerate(self.dictionary.named_parameters()):
+            if name in own:
+                found |= {f"optimizer.{place}.{moment}": own[name] for moment in ("exp_avg", "exp_avg_sq")}
         return found
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON values of all that goes on."""
-        weights, meta = parts(self.dictionary)
+        weights, _ = parts(self.dictionary)
         tensors = {f"dictionary.{name}": value for name, value in weights.items()}
         for place, parameter in enumerate(self.dictionary.parameters()):
             for name, value in self.optimizer.state[parameter].items():
@@ -123,7 +141,7 @@ class Learner:
             "silent": self.firing.silent, "threshold": self.running.value, "sums.total": self.sums.total, "sums.first": self.sums.first,
         }  # fmt: skip
         values = {
-            "config": meta["config"], "names": self.sums.names, "steps": self.sums.steps, "cut": self.cut, "fallback": self.fallback,
+            "config": self.config.to_dict(), "names": self.sums.names, "steps": self.sums.steps, "cut": self.cut, "fallback": self.fallback,
             "seen": self.firing.seen,
         }  # fmt: skip
         return tensors, values

@@ -20,11 +20,13 @@ from .progress import Live
 from .records import Records
 
 if TYPE_CHECKING:
-    from .distributed import Parallel
+    from .distributed import Parallel, Piece
     from .training import Trained, Training
 
 LOOK = 16
 """Steps between two looks for NaN where looking means to wait for the device."""
+FEW_HELD_OUT, MANY_HELD_OUT = 256, 4096
+"""Rows that are looked at while training goes on: a thousandth of it, between these."""
 MOST_HELD_OUT = 1 << 20
 """Rows that a threshold is set on, at most."""
 
@@ -47,7 +49,7 @@ class Loop:
         self.parallel = parallel or Parallel.none()
         self.say = say if say is not None and self.parallel.main else lambda text: None
         check(options, data, configs)
-        self.kept = None if folder is None else Checkpoints(Path(folder), options.keep)
+        self.kept = None if folder is None else Checkpoints(Path(folder), options.keep, self.parallel)
         self.device = options.device if self.parallel.size == 1 else self.parallel.device
         self.identity = {
             "training": options.identity(), "dictionaries": [config.to_dict() for config in configs], "data": data.digest,
@@ -60,7 +62,7 @@ class Loop:
         schedule, labels = options.schedule(), named(configs)
         self.learners = [
             Learner(
-                begin(config, options, data, scalings),
+                begin(config, options, data, scalings, self.parallel),
                 label,
                 options,
                 schedule,
@@ -74,8 +76,8 @@ class Loop:
         self.batches = data.batches(
             options.batch, seed=options.seed, device=self.device, prefetch=self.device != "cpu", **share
         )
-        quick = min(data.heldout_rows, max(options.batch, options.watch_tokens // 50))
-        self.records = Records(self.learners, Heldout(data, quick, self.parallel) if data.heldout_rows else None)
+        quick = min(data.heldout_rows, max(FEW_HELD_OUT, min(MANY_HELD_OUT, options.tokens // 1000)))
+        self.records = Records(self.learners, Heldout(data, quick, self.parallel) if quick else None)
 
     def run(self) -> "Trained":
         """Train, then set thresholds and measure on rows that were kept aside."""
@@ -168,17 +170,15 @@ class Loop:
         assert self.kept is not None
         tensors: dict[str, Tensor] = {}
         values: dict[str, Any] = {
-            "identity": self.identity, "seen": self.seen, "number": self.number, "seconds": self.seconds,
-            "cursor": self.batches.state_dict(), "records": self.records.rows, "warnings": self.warnings, "learners": [], "torch": torch.__version__,
+            "identity": self.identity, "seen": self.seen, "number": self.number, "seconds": self.seconds, "learners": [],
+            "cursor": self.batches.state_dict(), "records": self.records.rows, "warnings": self.warnings, "torch": torch.__version__,
         }  # fmt: skip
         for place, learner in enumerate(self.learners):
             own, plain = learner.state()
             tensors |= {f"{place}.{name}": value for name, value in own.items()}
             values["learners"].append(plain)
-        if not self.parallel.main:
-            return self.seen
         try:
-            self.kept.write(self.seen, tensors, values)
+            self.kept.write(self.seen, tensors, values, self._pieces())
         except ArtifactError as error:
             why = "the disk is full" if is_full(error) else str(error)
             kept = f"the one at {last:,} tokens is kept" if last else "there is none yet"
@@ -188,9 +188,15 @@ class Loop:
             return last
         return self.seen
 
+    def _pieces(self) -> "dict[str, Piece]":
+        """Which rows of the arrays of a checkpoint are here; empty where all are."""
+        return {
+            f"{place}.{name}": piece for place, one in enumerate(self.learners) for name, piece in one.pieces().items()
+        }
+
     def _restore(self) -> None:
         assert self.kept is not None
-        state = self.kept.last(self.identity)
+        state = self.kept.last(self.identity, self._pieces())
         if state is None:
             return
         meta = state.meta
@@ -209,17 +215,25 @@ class Loop:
 
 
 def begin(
-    config: DictionaryConfig, options: "Training", data: TrainingData, scalings: Mapping[str, Scaling]
+    config: DictionaryConfig,
+    options: "Training",
+    data: TrainingData,
+    scalings: Mapping[str, Scaling],
+    parallel: "Parallel",
 ) -> Dictionary:
-    """A dictionary before its first step: random directions, decoder biases at the mean of what is written."""
+    """A dictionary (this process's latents) before its first step: random directions, decoder biases at the mean of what is written."""
+    from .distributed import Sliced
+
     several = len(config.writes) > 1 and config.activation in ("topk", "batchtopk")
     means = {view.name: scalings[view.name].apply(data.moments(view.name).mean.float()) for view in config.writes}
-    return Dictionary.initialise(
-        config,
-        seed=options.seed,
-        norm=options.init_norm or (1.0 if several else 0.1),
-        biases=means,
-        scalings={view.name: scalings[view.name] for view in config.views},
+    chosen: dict[str, Any] = {
+        "seed": options.seed, "norm": options.init_norm or (1.0 if several else 0.1), "biases": means,
+        "scalings": {view.name: scalings[view.name] for view in config.views},
+    }  # fmt: skip
+    return (
+        Dictionary.initialise(config, **chosen)
+        if parallel.latents.size == 1
+        else Sliced.initialise(config, parallel, **chosen)
     )
 
 
@@ -243,9 +257,10 @@ def check(options: "Training", data: TrainingData, configs: Sequence[DictionaryC
                 )
             width = data.views[view.name].row_shape[0]
             if width != view.width:
+                label = data.views[view.name].label
                 raise BadInput(
-                    f"view {view.name!r} of the dictionary has width {view.width}, and its rows ({data.views[view.name].label}) {width}. Is this "
-                    "the right model and site?"
+                    f"view {view.name!r} of the dictionary has width {view.width}, and its rows ({label}) {width}. Is this the right "
+                    "model and site?"
                 )
         if (
             options.k_start

@@ -7,6 +7,9 @@ from typing import Any
 from .heldout import Heldout
 from .learner import Learner
 
+APART = 50
+"""Rows that are trained on for each one that is only looked at."""
+
 
 class Records:
     """The table so far. Its rows are plain lists, so that a checkpoint can hold them."""
@@ -17,6 +20,7 @@ class Records:
         self.views = list(dict.fromkeys(view.name for one in learners for view in one.config.writes))
         self.several = any(len(one.config.writes) > 1 for one in learners)
         self._collapsed: list[Learner] = []
+        self._due = False
 
     @property
     def terms(self) -> list[str]:
@@ -27,6 +31,7 @@ class Records:
         """Write down the means since the last time, and how things stand."""
         last: dict[str, Any] = self.rows[-1] if self.rows else {"tokens": 0, "seconds": 0.0}
         took = seconds - last["seconds"]
+        self._due = self._is_due(tokens)
         row: dict[str, Any] = {"step": step, "tokens": tokens, "seconds": seconds}
         row["tokens_per_second"] = (tokens - last["tokens"]) / took if took > 0 else math.nan
         for learner in self.learners:
@@ -34,13 +39,22 @@ class Records:
                 row.setdefault(name, []).append(value)
         self.rows.append(row)
 
+    def _is_due(self, tokens: int) -> bool:
+        """Whether enough was trained on since rows that were kept aside were last looked at for that to cost next to nothing."""
+        if self.heldout is None:
+            return False
+        looked = [row["tokens"] for row in self.rows if not math.isnan(row["l0_heldout"][0])]
+        return tokens - (looked[-1] if looked else 0) >= APART * self.heldout.rows
+
     def _of(self, learner: Learner, since: int) -> dict[str, Any]:
         means, latents = learner.sums.means(), learner.config.latents
         dead = learner.firing.dead(learner.dead_after)
-        gone = 0 if dead is None else int(dead.sum())
-        silent = int((learner.firing.silent >= since).sum())
+        gone = 0 if dead is None else learner.total(dead)
+        silent = learner.total(learner.firing.silent >= since)
         batch = learner.config.activation == "batchtopk"
-        held, l0 = self.heldout.measure(learner.dictionary) if self.heldout is not None else ({}, math.nan)
+        held, l0 = (
+            self.heldout.measure(learner.dictionary) if self._due and self.heldout is not None else ({}, math.nan)
+        )
         found = {
             "loss": means["loss"], "l0": means["l0"], "gradient_norm": means["gradient_norm"], "lr": learner.rate,
             "k": learner.k if "topk" in learner.config.activation else math.nan, "dead": gone, "alive": 1 - gone / latents,
@@ -63,7 +77,7 @@ class Records:
             return {}
         fvu = self._fvu(first, means)
         dead = first.firing.dead(first.dead_after)
-        gone = 0 if dead is None else int(dead.sum())
+        gone = 0 if dead is None else int(dead.sum())  # where processes share the latents, of those that are here
         return {"loss": means["loss"], "FVU": sum(fvu.values()) / len(fvu), "L0": means["l0"], "dead": gone}
 
     def alarms(self) -> Iterator[str]:

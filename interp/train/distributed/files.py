@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...core.artifact import Artifact, checked_artifact, write_artifact
-from ...core.errors import ArtifactError, RankLost
+from ...core.errors import ArtifactError
 from .parallel import Parallel
 from .slices import Piece
 
@@ -48,7 +48,7 @@ def write(
 ) -> Path:
     """Write one artefact together; returns its folder once all of it is there. Every process calls it, with the same names.
 
-    Raises `ArtifactError` where it cannot be written: the reason on the process that met it, and `RankLost` on the others.
+    Raises `ArtifactError` on all of them where it cannot be written; the process that met the reason says it.
     """
     pieces = {name: piece for name, piece in (pieces or {}).items() if name in tensors}
     joint = _Joint(parallel, tensors, pieces) if parallel.latents.size > 1 else None
@@ -63,7 +63,7 @@ def write(
     if joint is not None and parallel.main and not joint.told:
         joint.tell("")
     if not parallel.agree(error is None, every=True):
-        raise error or RankLost(f"{Path(folder).name} was not written: another process of this run says why.")
+        raise error or ArtifactError(f"{Path(folder).name} was not written: another process of this run says why.")
     return Path(folder)
 
 
@@ -96,7 +96,7 @@ def _checked(parallel: Parallel, folder: "str | Path", kind: str) -> tuple[dict[
             except Exception as caught:
                 error = caught
         if not parallel.agree(error is None, every=True):
-            raise error or RankLost(f"{Path(folder).name} was not read: another process of this run says why.")
+            raise error or ArtifactError(f"{Path(folder).name} was not read: another process of this run says why.")
     return found
 
 

@@ -24,7 +24,7 @@ from ...core.dictionary.saved import KIND, parts
 from ...core.errors import ArtifactError, BadInput
 from .files import read, write
 from .parallel import Parallel
-from .slices import Slices
+from .slices import Piece, Slices
 
 
 class Sliced(Dictionary):
@@ -80,6 +80,11 @@ class Sliced(Dictionary):
         return new
 
     @property
+    def pieces(self) -> dict[str, Piece]:
+        """Which rows of each array of the whole dictionary are here, for those that are cut."""
+        return self.slices.pieces(self.parallel.latents.rank)
+
+    @property
     def whole(self) -> DictionaryConfig:
         """The configuration of all latents together."""
         return replace(self.slices.whole, dtype=self.config.dtype, k=self.config.k)
@@ -93,16 +98,8 @@ class Sliced(Dictionary):
     def save(self, folder: "str | Path", *, overwrite: bool = False) -> Path:
         """Write the whole dictionary, each process its latents; returns the folder once it is there."""
         tensors, meta = parts(self)
-        pieces = self.slices.pieces(self.parallel.latents.rank)
-        return write(
-            self.parallel,
-            folder,
-            tensors,
-            meta | {"config": self.whole.to_dict()},
-            pieces,
-            kind=KIND,
-            overwrite=overwrite,
-        )
+        meta |= {"config": self.whole.to_dict()}
+        return write(self.parallel, folder, tensors, meta, self.pieces, kind=KIND, overwrite=overwrite)
 
     def reconstruct(self, codes: "Tensor | Codes", x: "Activations | None" = None) -> dict[str, Tensor]:
         """What all processes write together, in normalised space, {view: [..., d]}."""

@@ -1,4 +1,4 @@
-"""Two processes take the very steps that one takes: by rows, by latents, with dead latents that are taught and batches that do not divide."""
+"""Two processes take the very steps of one: by rows, by latents, with dead latents that are taught and batches that do not divide."""
 
 import pytest
 import torch
@@ -23,7 +23,9 @@ CONFIGS = {
         (View("base", width=WIDTH, latents=(0, 40)), View("tuned", width=WIDTH, latents=(8, 48))),
         groups=(("base", 8), ("shared", 32), ("tuned", 8)), activation="topk", k=4, centred=False,
     ),
-    "decoupled": DictionaryConfig(LATENTS, (BASE, TUNED), (BASE, TUNED), activation="batchtopk", k=4, code_scale="decoupled", centred=False),
+    "decoupled": DictionaryConfig(
+        LATENTS, (BASE, TUNED), (BASE, TUNED), activation="batchtopk", k=4, code_scale="decoupled", centred=False,
+    ),
     "relu": DictionaryConfig(LATENTS, (BASE,), (BASE,), activation="relu"),
     "skip": DictionaryConfig(LATENTS, (BASE,), (TUNED,), activation="topk", k=4, centred=False, skip=True),
 }  # fmt: skip
