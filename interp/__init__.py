@@ -86,6 +86,9 @@ _PUBLIC = {
     "UnlearningStudyResult": "interp.analyses.unlearning.study:UnlearningStudyResult",
     "InterventionOrder": "interp.analyses.unlearning.order:InterventionOrder",
     "InterventionOrderResult": "interp.analyses.unlearning.order_result:InterventionOrderResult",
+    "CrosscoderEvaluation": "interp.analyses.dictionaries.evaluation:CrosscoderEvaluation",
+    "DictionaryEvaluation": "interp.analyses.dictionaries.evaluation:DictionaryEvaluation",
+    "DictionaryEvaluationResult": "interp.analyses.dictionaries.evaluation:DictionaryEvaluationResult",
     # results and figures
     "open": "interp.core.opening:open_saved",
     "figures": "interp.figures",
@@ -130,6 +133,9 @@ if TYPE_CHECKING:
     from interp.analyses.concepts.validation import ConceptValidationResult as ConceptValidationResult
     from interp.analyses.crossmodel import CrossModelPatching as CrossModelPatching
     from interp.analyses.das import DAS as DAS
+    from interp.analyses.dictionaries.evaluation import CrosscoderEvaluation as CrosscoderEvaluation
+    from interp.analyses.dictionaries.evaluation import DictionaryEvaluation as DictionaryEvaluation
+    from interp.analyses.dictionaries.evaluation import DictionaryEvaluationResult as DictionaryEvaluationResult
     from interp.analyses.direct import DirectLogit as DirectLogit
     from interp.analyses.directions import ConceptDirections as ConceptDirections
     from interp.analyses.directions import ConceptDirectionsResult as ConceptDirectionsResult

@@ -118,7 +118,7 @@ def test_every_number_is_that_of_plain_hooks(rows, family, site):
 
             after = oracle.edited(model, [(site, 1, put)], row[None])[0]
             loss, kl = scored(clean, after, row, 2)
-            at = found.data.isel(document=place, replaced=0).sel(condition=name)
+            at = found.data.isel(document=place, replacement=0).sel(condition=name)
             assert float(at["ce"]) == pytest.approx(loss, rel=2e-4), (family, name)
             assert float(at["kl"]) == pytest.approx(kl, rel=2e-3, abs=1e-5), (family, name)
 
@@ -144,7 +144,7 @@ def test_a_transcoder_is_read_in_one_place_and_replaces_another(rows):
     coder = drawn((read,), (write,), family="transcoder", skip=True)
     coder.skip_weight.copy_(torch.eye(write.width) * 0.1)
     found = DictionaryEvaluation(dictionary=coder)(lm, corpus_of(rows))
-    assert found.data["view"].values.tolist() == ["out"] == found.data["replaced"].values.tolist()
+    assert found.data["view"].values.tolist() == ["out"] == found.data["replacement"].values.tolist()
     for place, row in enumerate(rows):
         x = oracle.capture(model, "resid_mid", 2, row[None])
         codes = (x @ coder.encoders[0].T + coder.b_enc).clamp(min=0)
@@ -155,7 +155,7 @@ def test_a_transcoder_is_read_in_one_place_and_replaces_another(rows):
 
         after = oracle.edited(model, [("mlp_out", 2, put)], row[None])[0]
         loss, kl = scored(oracle.logits(model, row[None])[0], after, row, 1)
-        at = found.data.isel(document=place, replaced=0).sel(condition="dictionary")
+        at = found.data.isel(document=place, replacement=0).sel(condition="dictionary")
         assert float(at["ce"]) == pytest.approx(loss, rel=2e-4) and float(at["kl"]) == pytest.approx(kl, rel=2e-3)
 
 
@@ -174,7 +174,7 @@ def test_layers_are_replaced_together_in_order(rows, causal):
     )  # fmt: skip
     coder = drawn(reads, writes)
     found = DictionaryEvaluation(dictionary=coder)(lm, corpus_of(rows))
-    assert found.data["replaced"].values.tolist() == ["out 1", "out 2", "all together"]
+    assert found.data["replacement"].values.tolist() == ["out 1", "out 2", "all together"]
     assert found.data.attrs["together"] == ("live" if causal else "clean")
     for place, row in enumerate(rows):
         mid = {layer: oracle.capture(model, "resid_mid", layer, row[None]) for layer in (1, 2)}
@@ -189,7 +189,7 @@ def test_layers_are_replaced_together_in_order(rows, causal):
         ]
         after = oracle.edited(model, changes, row[None])[0]
         loss, kl = scored(oracle.logits(model, row[None])[0], after, row, 1)
-        at = found.data.isel(document=place).sel(replaced="all together", condition="dictionary")
+        at = found.data.isel(document=place).sel(replacement="all together", condition="dictionary")
         assert float(at["ce"]) == pytest.approx(loss, rel=2e-4) and float(at["kl"]) == pytest.approx(kl, rel=2e-3)
 
 
@@ -214,7 +214,7 @@ def test_two_models_are_each_replaced_in_their_own(atlas, atlas_tuned, text):
     few = text.select(slice(0, 2))
     coder = drawn(views, views, latents=96, seed=3)
     found = CrosscoderEvaluation(dictionary=coder)(atlas, atlas_tuned, few)
-    assert found.data["replaced"].values.tolist() == ["base", "tuned"]
+    assert found.data["replacement"].values.tolist() == ["base", "tuned"]
     for lm, name, view in ((atlas, "base", 0), (atlas_tuned, "tuned", 1)):
         row = few.documents[0]
         x = {
@@ -225,12 +225,12 @@ def test_two_models_are_each_replaced_in_their_own(atlas, atlas_tuned, text):
         edit = interp.edit.replace(views[view].site, hat, at=interp.At.index(*range(1, len(row))))
         clean, after = lm.run(row[None]).logits[0], lm.run(row[None], edits=[edit]).logits[0]
         loss, kl = scored(clean, after, row, 1)
-        at = found.data.isel(document=0).sel(replaced=name)
+        at = found.data.isel(document=0).sel(replacement=name)
         assert float(at["ce"].sel(condition="dictionary")) == pytest.approx(loss, rel=1e-4)
         assert float(at["kl"].sel(condition="dictionary")) == pytest.approx(kl, rel=1e-3)
         assert float(at["ce"].sel(condition="clean")) == pytest.approx(scored(clean, clean, row, 1)[0], rel=1e-4)
     swapped = CrosscoderEvaluation(dictionary=coder)(atlas_tuned, atlas, few)  # views name their models by content
-    assert np.allclose(swapped.data["ce"].sel(replaced="base"), found.data["ce"].sel(replaced="base"), atol=1e-5)
+    assert np.allclose(swapped.data["ce"].sel(replacement="base"), found.data["ce"].sel(replacement="base"), atol=1e-5)
     with pytest.raises(BadInput, match=r"CrosscoderEvaluation"):
         DictionaryEvaluation(dictionary=coder)(atlas, few)
     with pytest.raises(BadInput, match="one model"):
@@ -247,7 +247,9 @@ def test_a_difference_is_put_on_top_of_the_other_model(atlas, atlas_tuned, text)
     base = atlas.run(row[None], capture=[view.site])[view.site]
     edit = interp.edit.replace(view.site, base, at=interp.At.index(*range(1, len(row))))
     loss, _ = scored(*(atlas_tuned.run(row[None], edits=edits).logits[0] for edits in ([], [edit])), row, 1)
-    assert float(found.data["ce"].isel(document=0, replaced=0).sel(condition="zero")) == pytest.approx(loss, rel=1e-4)
+    assert float(found.data["ce"].isel(document=0, replacement=0).sel(condition="zero")) == pytest.approx(
+        loss, rel=1e-4
+    )
 
 
 def test_massive_and_first_tokens_are_left_alone_and_reported(rows):

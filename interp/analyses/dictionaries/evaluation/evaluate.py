@@ -139,7 +139,7 @@ def _assemble(options: _Options, places: Places, tokens: Tokens, found: Measured
         name: np.stack([found.views[view].part[name].numpy() for view in views], axis=1) for name in ("error", "energy")
     }
     fires = found.latents.fires.numpy()
-    document = ("document", "replaced", "condition")
+    document = ("document", "replacement", "condition")
     columns: dict[str, Any] = {
         "error": (("document", "view"), found.error), "total": (("document", "view"), found.total),
         "on": ("document", found.on), "tokens": ("document", np.array([(one == 0).sum() for one in tokens.part])),
@@ -157,8 +157,8 @@ def _assemble(options: _Options, places: Places, tokens: Tokens, found: Measured
         "document": list(data.ids), "text": ("document", list(data.texts)), "view": views,
         "site": ("view", [place.site.name for place in places.writes]),
         "view_model": ("view", [place.view.model for place in places.writes]),
-        "replaced": [name for _, name, _ in targets],
-        "model": ("replaced", [written[0].view.model for _, _, written in targets]),
+        "replacement": [name for _, name, _ in targets],
+        "model": ("replacement", [written[0].view.model for _, _, written in targets]),
         "condition": list(CONDITIONS), "part": list(PARTS), "latent": np.arange(dictionary.latents),
     }  # fmt: skip
     several = [written for _, _, written in targets if len(written) > 1]

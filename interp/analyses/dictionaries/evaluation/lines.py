@@ -29,8 +29,8 @@ def _views(result: "DictionaryEvaluationResult") -> list[str]:
 
 def _replaced(result: "DictionaryEvaluationResult") -> list[str]:
     data, losses = result.data, result.losses()
-    names = [str(name) for name in data["replaced"].values]
-    width = max(len("replaced"), *map(len, names))
+    names = [str(name) for name in data["replacement"].values]
+    width = max(len("replacement"), *map(len, names))
     out = [
         f"{'replaced':<{width}}  loss clean  dictionary    zero    mean  | recovered: CE/zero      CE/mean  KL/zero  KL/mean"
     ]

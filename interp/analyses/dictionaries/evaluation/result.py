@@ -23,17 +23,17 @@ SMALLEST = 1e-6
 class DictionaryEvaluationResult(Result):
     """How well a dictionary reconstructs, and what the model loses by it.
 
-    data (dims document, view, latent, replaced, condition, part):
+    data (dims document, view, latent, replacement, condition, part):
         error, total   [document, view]                    squared error, and squared distance from the mean, summed over evaluated tokens
         on, tokens     [document]                          latents that were on, and evaluated tokens
-        ce             [document, replaced, condition]     mean loss, nats a prediction; conditions clean, dictionary, zero, mean
-        kl             [document, replaced, condition]     mean KL(clean || condition), nats a prediction
+        ce             [document, replacement, condition]     mean loss, nats a prediction; conditions clean, dictionary, zero, mean
+        kl             [document, replacement, condition]     mean KL(clean || condition), nats a prediction
         predictions    [document]                          how many predictions
         mse, fvu_legacy, fvu_all, cosine, norm_ratio, slope    [view]    see the essay
         part_tokens    [part], part_error, part_energy [part, view]        tokens, squared error and squared norm of each kind of token
         fires, mean_code, largest_code [latent]            tokens on which it was on; its mean code there; its largest code
         decoder_norm   [latent, view]                      in normalised space; NaN for a latent that does not write the view
-    coords: document, text along document, view, site and view_model along view, replaced, model along replaced, condition, part.
+    coords: document, text along document, view, site and view_model along view, replacement, model along replacement, condition, part.
     attrs: tokens, k, activation, together ("live", "clean" or ""), skip, massive, family, dictionary (its hash).
     """
 
@@ -56,7 +56,7 @@ class DictionaryEvaluationResult(Result):
         return {"l0": float(found.estimate[0]), "ci_lo": float(found.low[0]), "ci_hi": float(found.high[0])}
 
     def recovered(self, metric: Metric = "ce", baseline: Baseline = "zero", level: float = 0.95) -> xr.Dataset:
-        """Share of what an ablation costs that the reconstruction brings back [replaced]: 1 nothing is lost, 0 no better than the ablation.
+        """Share of what an ablation costs that the reconstruction brings back [replacement]; 1: nothing is lost, 0: no better than it.
 
         (M(ablated) - M(dictionary)) / (M(ablated) - M(clean)), means over all predictions; of KL, M(clean) is 0. NaN where the ablation
         changes the metric by less than a millionth of a nat: nothing can be recovered then.
@@ -70,18 +70,18 @@ class DictionaryEvaluationResult(Result):
         found = ratio_ci(
             ablated - dictionary, ablated - clean, clusters=self._clusters(), level=level, name=f"{metric} {baseline}"
         )
-        table = _table(found, "replaced", self.data["replaced"].values)
+        table = _table(found, "replacement", self.data["replacement"].values)
         return table.where(np.abs(self.cost(metric, baseline)) >= SMALLEST)
 
     def cost(self, metric: Metric = "ce", condition: str = "zero") -> xr.DataArray:
-        """What a condition costs over the clean model, nats a prediction [replaced]."""
+        """What a condition costs over the clean model, nats a prediction [replacement]."""
         apart = self.data[metric].sel(condition=condition) - self.data[metric].sel(condition="clean")
-        weight = self.data["predictions"].where(apart.notnull().all("replaced"), 0)
+        weight = self.data["predictions"].where(apart.notnull().all("replacement"), 0)
         cost: xr.DataArray = (apart.fillna(0.0) * weight).sum("document") / weight.sum("document").clip(min=1)
         return cost.drop_vars("condition", errors="ignore")
 
     def losses(self) -> xr.DataArray:
-        """Mean loss under every condition, nats a prediction [replaced, condition]."""
+        """Mean loss under every condition, nats a prediction [replacement, condition]."""
         weight = self.data["predictions"]
         mean: xr.DataArray = (self.data["ce"].fillna(0.0) * weight).sum("document") / weight.sum("document").clip(min=1)
         return mean
@@ -106,11 +106,13 @@ class DictionaryEvaluationResult(Result):
         view = fvu.isel(view=int(np.nanargmax(fvu.values))) if np.isfinite(fvu.values).any() else fvu.isel(view=0)
         share = self.recovered()["mean"]
         place = int(np.nanargmin(share.values)) if np.isfinite(share.values).any() else 0
-        several, replaced = self.data.sizes["view"] > 1, self.data.sizes["replaced"] > 1
+        several, replaced = self.data.sizes["view"] > 1, self.data.sizes["replacement"] > 1
         return {
             "FVU" + (f", {view['view'].item()}" if several else ""): float(view),
             "L0": self.l0()["l0"],
-            "loss recovered" + (f", {share['replaced'].values[place]}" if replaced else ""): float(share.values[place]),
+            "loss recovered" + (f", {share['replacement'].values[place]}" if replaced else ""): float(
+                share.values[place]
+            ),
         }
 
     def report_lines(self) -> tuple[str, ...]:
