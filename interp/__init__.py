@@ -161,11 +161,11 @@ if TYPE_CHECKING:
     from interp.analyses.weight_stats import WeightStats as WeightStats
     from interp.cache import Store as Store
     from interp.core import edit as edit
-    from interp.core.opening import open_saved as open  # noqa: F401
     from interp.core.batch import At as At
     from interp.core.batch import Batch as Batch
     from interp.core.dictionary import Dictionary as Dictionary
     from interp.core.errors import InterpError as InterpError
+    from interp.core.opening import open_saved as open  # noqa: F401
     from interp.core.site import Site as Site
     from interp.data.prompts import Prompt as Prompt
     from interp.data.prompts import PromptPair as PromptPair

@@ -220,4 +220,17 @@ METHODS = (
         "Two interventions in both orders: does it matter which comes first?",
         "Order of interventions: two unlearning methods or edits, each made on what the other left; sensitivity and order-free error.",
     ),
+    Method(
+        "dictionary-eval",
+        "interp.analyses.dictionaries.evaluation:DictionaryEvaluation",
+        "Dictionary evaluation: what a dictionary explains, and what the model loses by running on it.",
+        "Dictionary evaluation: how much is explained by how many latents, and what does the model lose on reconstructions?",
+    ),
+    Method(
+        "crosscoder-eval",
+        "interp.analyses.dictionaries.evaluation:CrosscoderEvaluation",
+        "Crosscoder evaluation: the same for a dictionary of two models, each replaced in its own.",
+        "Crosscoder evaluation: how much of two models' activations is explained, and what does each lose on reconstructions?",
+        two_models=True,
+    ),
 )
