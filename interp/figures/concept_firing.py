@@ -17,6 +17,7 @@ from interp.core.seed import numpy_generator
 from .marks import whiskers
 from .panels import above, panels, place_legend
 from .paths import caption
+from .sentences import EM, sentence
 from .shrink import check_budget
 from .theme import CATEGORY, EFFECT, FAINT, INK, THEMES, Theme, dress, plain, text_size, translucent
 
@@ -34,8 +35,6 @@ UNITS = {
     "mean": "mean coefficient of a text",
     "token": "coefficient of a token",
 }
-EM = 0.58
-"""Width of a character over the size of the text, on average."""
 
 
 def plot(
@@ -208,7 +207,7 @@ def _contexts(result: Any, vector: str, n: int, end: str, theme: Theme, venue: s
     for place, (one, row) in enumerate(rows):
         y = -place - (0.7 if one == "bottom" and end == "both" else 0.0)
         labels, values, at = result.window_of(vector, int(row["place"]), width)
-        _sentence(figure, labels, values, at, y, limit, unit, size, page)
+        sentence(figure, labels, values, at, y, limit=limit, size=size, page=page)
         figure.add_annotation(
             text=f"{row['coefficient']:.2f}", x=-unit, y=y, xanchor="right", showarrow=False, borderpad=0,
             font={"size": size, "color": FAINT}, name="coefficient",
@@ -237,34 +236,3 @@ def _contexts(result: Any, vector: str, n: int, end: str, theme: Theme, venue: s
         height=130 + high * (len(rows) + 2), margin={"l": 16 if theme == "screen" else 4, "b": 34 if theme == "screen" else 22},
     )  # fmt: skip
     return check_budget(figure)
-
-
-def _sentence(
-    figure: go.Figure, labels: list[str], values: np.ndarray, at: int, y: float, limit: float, unit: float, size: float, page: float
-) -> None:  # fmt: skip
-    """One context: the strongest token in the middle of the row, its neighbours as far as there is room."""
-    spaced = any("␣" in label for label in labels)
-    shown = [label.replace("␣", "\u2009" if spaced else "") for label in labels]
-    widths = np.array([max(1, len(text)) * unit + 3.0 for text in shown])
-    ends = np.cumsum(widths)
-    starts = ends - widths + page / 2 - (ends[at] - widths[at] / 2)
-    for text, value, start, wide in zip(shown, values, starts, widths, strict=True):
-        if start < 0 or start + wide > page:
-            continue
-        figure.add_shape(
-            type="rect", x0=start, x1=start + wide, y0=y - 0.42, y1=y + 0.42, line={"width": 0}, fillcolor=_shade(float(value) / limit),
-            layer="below",
-        )  # fmt: skip
-        dark = abs(float(value)) > 0.62 * limit
-        bold = start == starts[at]
-        figure.add_annotation(
-            text=f"<b>{plain(text)}</b>" if bold else plain(text), x=start + wide / 2, y=y, showarrow=False, borderpad=0,
-            font={"size": size - 1, "color": "white" if dark else INK}, name="token",
-        )  # fmt: skip
-
-
-def _shade(value: float) -> str:
-    """The effect map's colour at `value` in [-1, 1], light enough for text."""
-    from plotly.colors import sample_colorscale
-
-    return str(sample_colorscale(EFFECT, [0.5 + 0.5 * float(np.clip(value, -1, 1))])[0])
