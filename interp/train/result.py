@@ -17,11 +17,12 @@ class TrainingResult(Result):
     """Metrics [step, dictionary, view] while dictionaries were trained, and after.
 
     Variables, each a mean since the record before unless it says otherwise: `loss`, `terms` (parts of the loss), `fvu` of each view
-    (squared error over the variance of all rows), `l0`, `gradient_norm` (before clipping), `fallback` (selections that had to be repeated in full),
-    `tokens_per_second` (training alone). At the record: `lr`, `k`, `threshold` (running), `dead` (latents not on for `dead_after` tokens),
-    `alive` (share of latents that are not dead), `silent` (latents not on since the record before), `exclusive` (live latents whose other
-    decoder norms are at most a fifth of this view's: relative norm difference beyond 0.9 or 0.1), `fvu_heldout` and `l0_heldout` on rows
-    that were not trained on, by the rule of inference. After training: `final_fvu`, `final_l0`, `calibrated` (threshold),
+    (squared error over the variance of all rows), `l0`, `gradient_norm` (before clipping), `fallback` (selections that had to be done
+    over in full, a count), `tokens_per_second` (training alone). At the record: `lr`, `k`, `threshold` (running), `dead` (latents not on
+    for `dead_after` tokens), `alive` (share of latents that are not dead), `silent` (latents not on since the record before), `exclusive`
+    (live latents whose other decoder norms are at most a fifth of this view's: relative norm difference beyond 0.9 or 0.1), and, about
+    twenty times in a training, `fvu_heldout` and `l0_heldout` on rows that were not trained on, by the rule of inference (NaN between).
+    After training: `final_fvu`, `final_l0`, `calibrated` (threshold),
     `final_l0_running` (with the running threshold instead). `step` counts optimizer steps, `tokens` rows.
     """
 

@@ -91,8 +91,8 @@ class Training:
     """Width of the window in which a jumprelu threshold has a gradient."""
     count: str = "step"
     """What `l0` counts: `step` (latents that are on), or `tanh` of their codes, which also pulls on large ones."""
-    threshold_memory: float = 0.99
-    """Weight of what was before in the running batchtopk threshold, each step."""
+    threshold_memory: float = 0.9
+    """Weight of what was before in the running batchtopk threshold, each step (0.999 elsewhere: it lags a thousand steps behind)."""
     seed: int = 0
     """Of the weights at the beginning and the order of the rows."""
     device: str = "cpu"
@@ -185,7 +185,8 @@ class Training:
 
     def identity(self) -> dict[str, Any]:
         """Those that decide the numbers."""
-        return {name: value for name, value in self.to_dict().items() if name not in NOT_IDENTITY}
+        kind = self.device.partition(":")[0]  # which of several GPUs decides no number
+        return {name: value for name, value in (self.to_dict() | {"device": kind}).items() if name not in NOT_IDENTITY}
 
     @classmethod
     def options(cls) -> list[Option]:
