@@ -158,7 +158,7 @@ def _topk(
     cuts = [slice(start, start + tile[0]) for start in range(0, len(x), tile[0])]
     signs = (1.0, -1.0) if both else (1.0,)
     best = [[_Best(len(x[cut]), k, x) for cut in cuts] for _ in signs]
-    bounded = [_bounded(x[cut], side="row") if screen else x[cut] for cut in cuts]
+    left = [bounded(x[cut], side="row") if screen else x[cut] for cut in cuts]
     vocab, longest = 0, 0.0
     for start, part in _tiles(table, tile[1], x.dtype if not screen else None):
         vocab += part.shape[1]
@@ -166,10 +166,10 @@ def _topk(
             raise BadInput(
                 f"rows of {x.shape[1]} numbers cannot be read by a table [d={part.shape[0]}, vocab]. Transpose it?"
             )
-        known = part if not screen else _bounded(part.T, side="column").T
+        known = part if not screen else bounded(part.T, side="column").T
         longest = longest if screen else max(longest, float(part.norm(dim=0).amax()) + TINY * len(part) ** 0.5)
         for index, cut in enumerate(cuts):
-            value = bounded[index] @ known
+            value = left[index] @ known
             for sign, side in zip(signs, best, strict=True):
                 if screen:
                     side[index].screened(value, start, x[cut], part)
@@ -218,7 +218,7 @@ class _Best:
         """The entries of a tile, of which there are bounds [row, n] in bfloat16: those that could matter are computed."""
         wanted = min(self.k + 1 + max(16, self.k // 2), bound.shape[1])
         found, ids = self._above(bound, wanted + 1)
-        upper = _unrounded(found).to(self.values.dtype)
+        upper = unrounded(found).to(self.values.dtype)
         if found.shape[1] > wanted:
             self.bound = torch.maximum(self.bound, upper[:, wanted:].amax(dim=1))
             upper, ids = upper[:, :wanted], ids[:, :wanted]
@@ -257,7 +257,7 @@ class _Best:
         blocks = value.view(rows, -1, BLOCK)
         tops = blocks.amax(dim=2)
         bar = self._least().to(torch.float32)
-        tall = _unrounded(tops) if value.dtype == torch.bfloat16 else tops
+        tall = unrounded(tops) if value.dtype == torch.bfloat16 else tops
         deep = int((tall > bar[:, None]).sum(dim=1).max())
         if not deep:
             return value[:, :0], torch.zeros(rows, 0, dtype=torch.int64, device=value.device)
@@ -293,8 +293,9 @@ def _largest(value: Tensor, most: int) -> tuple[Tensor, Tensor]:
     return found.values, found.indices
 
 
-def _bounded(rows: Tensor, *, side: str) -> Tensor:
-    """Rows in bfloat16 with the two columns that turn their products into upper bounds, and zeros up to a multiple of 32."""
+def bounded(rows: Tensor, *, side: str) -> Tensor:
+    """Rows [n, d] in bfloat16 with the two columns that turn products of a "row" and a "column" into upper bounds, and zeros up to a
+    multiple of 32. What comes out of the product in bfloat16 is rounded once more: see `unrounded`."""
     wide = rows.to(torch.float32)
     near = wide.to(torch.bfloat16)
     missed = TINY * rows.shape[1] ** 0.5
@@ -316,7 +317,7 @@ def _accumulation(rows: Tensor) -> float:
     return loss + 2 * HALF if reduced else loss
 
 
-def _unrounded(bound: Tensor) -> Tensor:
+def unrounded(bound: Tensor) -> Tensor:
     """Bounds that came out in bfloat16, as float32 that are not below what they were rounded from."""
     wide = bound.to(torch.float32)
     return wide + 1.01 * HALF * wide.abs()

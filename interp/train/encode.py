@@ -20,6 +20,7 @@ from torch import Tensor
 from ..core.dictionary import Dictionary
 from ..core.dictionary import select as pick
 from ..core.dictionary.select import active_count, select_topk
+from .screen import Screen, can_screen, screened_batch, screened_rows
 
 if TYPE_CHECKING:
     from .distributed.parallel import Parallel
@@ -28,6 +29,9 @@ HELD = {"cpu": 2**26}
 """Pre-activations that exist at once: 256 MB in float32."""
 WIDE = 2**30
 """The same on other devices."""
+
+FEW = 4
+"""There must be so many times more latents than dead ones, for the dead ones to be multiplied apart where the rest is screened."""
 
 _scratch: "WeakKeyDictionary[Dictionary, Tensor]" = WeakKeyDictionary()
 
@@ -70,7 +74,7 @@ class Encoded:
     cut: float
     """The smallest scaled code that is on; 0 for none."""
     fallback: int
-    """Selections for which the hint was of no use."""
+    """Whole selections for which the hint was of no use, or rows that a screen did not certify."""
 
 
 def encode(
@@ -82,13 +86,16 @@ def encode(
     hint: float | None = None,
     dead: Tensor | None = None,
     most: int = 0,
+    screen: bool | None = None,
 ) -> Encoded:
     """Select the codes of a batch. `dead` [some] are latents of which the `most` largest positive codes of each row are given besides.
 
-    Raises `BadInput` for NaN.
+    `screen`: see `screen`; by default where bfloat16 is fast. Raises `BadInput` for NaN.
     """
     product = _Product(dictionary, inputs)
     scale = None if dictionary.config.code_scale == "none" else dictionary.scale().detach().to(product.wide)
+    few = dead is None or len(dead) * FEW <= dictionary.latents
+    product.screen = Screen(dictionary, inputs, scale) if few and can_screen(dictionary, screen) else None
     if dictionary.config.activation == "topk":
         on, cut, fallback = _rows(product, max(1, round(k)), scale)
     else:
@@ -107,6 +114,26 @@ class _Product:
         held = HELD.get(dictionary.device.type, WIDE)
         self.tile = max(1, min(self.rows, held // self.latents))
         self.done = -1
+        self.screen: Screen | None = None
+
+    def some(self, rows: Tensor) -> Tensor:
+        """Pre-activations of a few rows, [some, latent]."""
+        out = torch.empty(len(rows), self.latents, dtype=self.dictionary.dtype, device=rows.device)
+        self._multiply(rows, out)
+        return out
+
+    def columns(self, latents: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Pre-activations [tile, some] of some latents, with the number of the first row; from the whole product, if that was made."""
+        step = max(1, pick.TILE.get(latents.device.type, pick.WIDE) // len(latents))
+        if self.screen is None:
+            for start, tile in self.tiles():
+                for first in range(0, len(tile), step):
+                    yield start + first, tile[first : first + step].index_select(1, latents)
+            return
+        weights = [weight.detach()[latents].T for weight in self.dictionary.encoders]
+        for first in range(0, self.rows, step):
+            parts = [x[first : first + step] @ weight for x, weight in zip(self.inputs, weights, strict=True)]
+            yield first, torch.stack(parts).sum(dim=0) + self.dictionary.b_enc.detach()[latents]
 
     def tiles(self) -> Iterator[tuple[int, Tensor]]:
         """Rows of pre-activations [tile, latent] with the number of the first. One is good until the next."""
@@ -119,7 +146,7 @@ class _Product:
                 self.done = start
             yield start, part
 
-    def _multiply(self, rows: slice, out: Tensor) -> None:
+    def _multiply(self, rows: "slice | Tensor", out: Tensor) -> None:
         dictionary, config = self.dictionary, self.dictionary.config
         begun = False
         for x, weight, view in zip(self.inputs, dictionary.encoders, config.reads, strict=True):
@@ -149,6 +176,8 @@ class _Product:
 
 def _rows(product: _Product, k: int, scale: Tensor | None) -> tuple[Entries, float, int]:
     """The k largest of each row."""
+    if product.screen is not None:
+        return _screened(product, product.screen, k, scale)
     of, ids, values = [], [], []
     cut = torch.inf
     for start, tile in product.tiles():
@@ -163,11 +192,31 @@ def _rows(product: _Product, k: int, scale: Tensor | None) -> tuple[Entries, flo
     return _entries(product, of, ids, values), 0.0 if cut == torch.inf else cut, 0
 
 
+def _screened(product: _Product, screen: Screen, k: int, scale: Tensor | None) -> tuple[Entries, float, int]:
+    """The same, from bounds; rows that are not certified are multiplied out."""
+    found = screened_rows(screen, k)
+    score, best, code = found.scores, found.ids, found.codes
+    again = (~found.certified).nonzero().flatten()
+    for rows in again.split(product.tile):
+        tile = product.some(rows)
+        score[rows], best[rows] = select_topk(tile, k, scale=scale)
+        code[rows] = tile.gather(1, best[rows])
+    on = score > 0
+    row = torch.arange(len(score), device=score.device)[:, None].expand_as(best)
+    entries = Entries.of_rows(product.rows, row[on], best[on], code[on])
+    return entries, float(score[on].min()) if len(entries.ids) else 0.0, len(again)
+
+
 def _batch(
     product: _Product, count: int, hint: float | None, scale: Tensor | None, parallel: "Parallel"
 ) -> tuple[Entries, float, int]:
     """The `count` largest of the whole batch, over tiles and processes."""
     hinted = hint is not None and hint > 0
+    if hinted and product.screen is not None and parallel.size == 1:
+        done = _screened_batch(product, product.screen, count, float(hint or 0), scale)
+        if done is not None:
+            return done
+    product.screen = None
     found = _above(product, pick.MARGIN * float(hint or 0), scale, pick.CROWD * count) if hinted else None
     useful = (
         parallel.agree(found is not None, every=True) and parallel.total(0 if found is None else len(found[0])) >= count
@@ -189,6 +238,32 @@ def _batch(
     flat, codes = flat[keep], codes[keep]
     of = flat.div(product.latents, rounding_mode="floor")
     return Entries.of_rows(product.rows, of, flat - of * product.latents, codes), cut, int(hinted and not useful)
+
+
+def _screened_batch(
+    product: _Product, screen: Screen, count: int, hint: float, scale: Tensor | None
+) -> tuple[Entries, float, int] | None:
+    """The same, from bounds; rows with a score that is as good as equal to the cut are multiplied out. None: nothing is certain."""
+    found = screened_batch(screen, count, hint)
+    if found is None:
+        return None
+    flat, score, code, rows = found
+    of = flat.div(product.latents, rounding_mode="floor")
+    keep = ~torch.isin(of, rows)
+    parts = [(flat[keep], score[keep], code[keep])]
+    for some in rows.split(product.tile):
+        tile = product.some(some)
+        more = pick.candidates(tile, pick.MARGIN * hint, scale=scale)
+        assert more is not None
+        place = more[0].div(product.latents, rounding_mode="floor")
+        parts.append((more[0] + (some[place] - place) * product.latents, more[1], tile.view(-1)[more[0]]))
+    flat, score, code = (torch.cat(column) for column in zip(*parts, strict=True))
+    flat, order = flat.sort()
+    kept = pick.chosen(flat, score[order], count)
+    place = torch.searchsorted(flat, kept.flat)
+    of = kept.flat.div(product.latents, rounding_mode="floor")
+    ids = kept.flat - of * product.latents
+    return Entries.of_rows(product.rows, of, ids, code[order][place]), kept.cut, len(rows)
 
 
 def _above(
@@ -213,19 +288,16 @@ def _dead(product: _Product, dead: Tensor, most: int, scale: Tensor | None) -> E
     """The `most` largest positive codes of each row among the dead latents."""
     of, ids, values = [], [], []
     weight = None if scale is None else scale[dead]
-    step = max(1, pick.TILE.get(dead.device.type, pick.WIDE) // len(dead))
-    for start, tile in product.tiles():
-        for first in range(0, len(tile), step):
-            code = tile[first : first + step].index_select(1, dead)
-            if len(dead) > most:
-                score, best = select_topk(code, most, scale=weight)
-                code, latent = code.gather(1, best), dead[best]
-            else:
-                score, latent = code if weight is None else code * weight, dead.expand_as(code)
-            row, place = (score > 0).nonzero(as_tuple=True)
-            of.append(row + start + first)
-            ids.append(latent[row, place])
-            values.append(code[row, place])
+    for start, code in product.columns(dead):
+        if len(dead) > most:
+            score, best = select_topk(code, most, scale=weight)
+            code, latent = code.gather(1, best), dead[best]
+        else:
+            score, latent = code if weight is None else code * weight, dead.expand_as(code)
+        row, place = (score > 0).nonzero(as_tuple=True)
+        of.append(row + start)
+        ids.append(latent[row, place])
+        values.append(code[row, place])
     return _entries(product, of, ids, values)
 
 

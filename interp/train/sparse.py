@@ -48,8 +48,19 @@ def applies(dictionary: Dictionary, objective: Objective, context: Context | Non
 
 
 @torch.no_grad()
-def sparse_step(dictionary: Dictionary, batch: Mapping[str, Tensor], objective: Objective, context: Context) -> Outcome:
-    """One loss and its gradients, which replace whatever was in `.grad`. Raises `BadInput` where it does not apply, and for NaN."""
+def sparse_step(
+    dictionary: Dictionary,
+    batch: Mapping[str, Tensor],
+    objective: Objective,
+    context: Context,
+    *,
+    screen: bool | None = None,
+) -> Outcome:
+    """One loss and its gradients, which replace whatever was in `.grad`.
+
+    `screen`: whether the encoder looks for candidates in bfloat16 first (`screen`); None: where bfloat16 has instructions of its own.
+    Raises `BadInput` where the step does not apply, and for NaN.
+    """
     if not applies(dictionary, objective, context):
         raise BadInput(
             f"the sparse step is for topk and batchtopk without a penalty; not {dictionary.config.activation!r} with code_scale="
@@ -63,7 +74,9 @@ def sparse_step(dictionary: Dictionary, batch: Mapping[str, Tensor], objective: 
     inputs = [given[v.name] - biases[v.name] if config.centred else given[v.name] for v in config.reads]
     rows = max(1, parallel.total(len(inputs[0])))
     dead, most = _dead(dictionary, objective, context)
-    encoded = encode(dictionary, inputs, k=context.k, parallel=parallel, hint=context.cut, dead=dead, most=most)
+    encoded = encode(
+        dictionary, inputs, k=context.k, parallel=parallel, hint=context.cut, dead=dead, most=most, screen=screen
+    )
     decoded = _decode(dictionary, encoded.on, given)
     terms, gradients, errors = _reconstruction(dictionary, decoded, batch, objective, rows)
     auxiliary = (

@@ -73,8 +73,8 @@ def test_what_the_screen_cannot_certify_is_done_exactly():
 
 def test_bounds_are_above_and_near():
     x, table = drawn(rows=40, d=64, vocab=500, spread=1.0)
-    bound = module._bounded(x, side="row") @ module._bounded(table.T, side="column").T
-    upper, truth = module._unrounded(bound).double(), x.double() @ table.double()
+    bound = module.bounded(x, side="row") @ module.bounded(table.T, side="column").T
+    upper, truth = module.unrounded(bound).double(), x.double() @ table.double()
     size = x.double().norm(dim=1)[:, None] * table.double().norm(dim=0)
     assert (upper >= truth).all()
     assert ((upper - truth) / size).max() < 0.03  # of a product's largest possible size

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from interp.core.dictionary import Dictionary, DictionaryConfig, View
 from interp.core.errors import BadInput
+from interp.core.topk import fast_bfloat16
 from interp.train import encode as encoder
 from interp.train.dense import dense_step
 from interp.train.distributed import Parallel
 from interp.train.distributed.ranks import Ranks
+from interp.train.screen import Screen, can_screen, screened_batch, screened_rows
 from interp.train.sparse import applies, sparse_step
 from interp.train.step import Context, Objective, step
 
@@ -202,6 +204,68 @@ def test_a_skip_path():
 def test_float32_is_as_near_as_float32_is(activation):
     dictionary = build("sae", activation=activation, dtype=torch.float32)
     agree(dictionary, rows(dictionary), Objective(auxiliary=0.5), Context(k=5, dead=torch.arange(M) > 40), close=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(["sae", "crosscoder", "transcoder"]),
+    activation=st.sampled_from(["topk", "batchtopk"]),
+    code_scale=st.sampled_from(["none", "sum"]),
+    spread=st.sampled_from([0.0, 3.0]),
+    dead=st.booleans(),
+    k=st.sampled_from([1, 5, 20]),
+    seed=st.integers(0, 3),
+)
+def test_a_screened_step_keeps_the_same_codes(kind, activation, code_scale, spread, dead, k, seed):
+    dictionary = build(kind, activation=activation, k=k, code_scale=code_scale, seed=seed, dtype=torch.float32)
+    for weight in dictionary.encoders:  # latents of very different lengths, and some that are the same
+        weight.data *= torch.exp(spread * draw(M, 1, seed=9)).float()
+        weight.data[3] = weight.data[4]
+    batch, context = rows(dictionary), Context(k=k, dead=torch.arange(M) < 15 if dead else None)
+    exact = sparse_step(dictionary, batch, Objective(), context, screen=False)
+    want = gradients(dictionary)
+    context.cut = exact.cut
+    found = sparse_step(dictionary, batch, Objective(), context, screen=True)
+    assert torch.equal(found.fired, exact.fired) and found.cut == pytest.approx(exact.cut, rel=1e-5)
+    for name, gradient in gradients(dictionary).items():
+        assert float((gradient - want[name]).norm()) <= 3e-6 * float(want[name].norm()), name
+
+
+def wide(activation, *, m=600, d=48, k=8):
+    config = DictionaryConfig(m, (View("in", width=d),), (View("in", width=d),), activation, k)
+    return Dictionary.initialise(config, norm=1.0), {"in": draw(40, d).float()}, Context(k=k)
+
+
+def test_most_rows_are_certified_and_bounds_hold():
+    dictionary, batch, context = wide("topk")
+    screen = Screen(dictionary, [batch["in"]], dictionary.scale())
+    exact = batch["in"].double() @ dictionary.encoders[0].double().T
+    bounds = screen.bounds(slice(None)).double()
+    assert bool((bounds >= exact).all()) and float((bounds - exact).max()) < 0.1 * float(exact.abs().max())
+    found = screened_rows(screen, 8)
+    assert int(found.certified.sum()) >= 38
+    assert sparse_step(dictionary, batch, Objective(), context, screen=True).fallback <= 2
+    dictionary, batch, context = wide("batchtopk")
+    context.cut = sparse_step(dictionary, batch, Objective(), context).cut
+    assert screened_batch(screen, 320, context.cut) is not None
+    assert sparse_step(dictionary, batch, Objective(), context, screen=True).fallback <= 4
+
+
+def test_rows_that_a_screen_cannot_tell_apart_are_multiplied_out():
+    for activation in ("topk", "batchtopk"):
+        dictionary, batch, context = wide(activation)
+        dictionary.encoders[0].data[:] = dictionary.encoders[0].data[:1]  # all latents say the same
+        exact = sparse_step(dictionary, batch, Objective(), context, screen=False)
+        context.cut = exact.cut
+        found = sparse_step(dictionary, batch, Objective(), context, screen=True)
+        assert torch.equal(found.fired, exact.fired) and found.fallback > 0
+
+
+def test_where_a_screen_is_of_use():
+    assert can_screen(build(dtype=torch.float32), True) and not can_screen(build(dtype=torch.float32), False)
+    assert not can_screen(build(), True)  # float64
+    assert not can_screen(build("dedicated", dtype=torch.float32), True)
+    assert can_screen(build(dtype=torch.float32), None) == fast_bfloat16(torch.device("cpu"))
 
 
 def gradients(dictionary):

@@ -109,7 +109,8 @@ def candidates(
     None as soon as there are more than `most`. Raises `BadInput` for NaN.
     """
     latents, held = scores.shape[1], 0
-    numbers, values = [], []
+    numbers = [torch.zeros(0, dtype=torch.int64, device=scores.device)]
+    values = [torch.zeros(0, dtype=_scored(scores.dtype), device=scores.device)]
     for start, tile in _tiles(scores, scale):
         tops = _maxima(tile)
         if bool(tops.isnan().any()):
