@@ -12,6 +12,7 @@ from . import (
     concepts,
     directions,
     editing,
+    exports,
     interventions,
     invariants,
     laundry,
@@ -387,5 +388,11 @@ CASES: tuple[Case, ...] = (
         "Does a planted direction, added, bring its words, and does one fitted in random weights?",
         "27.1 logits within 2 %, ahead of all 27 controls; not with random weights",
         concept_steering.planted_direction,
+    ),
+    Case(
+        "export",
+        "Does a dictionary that is written for SAELens give the same codes and reconstructions there?",
+        "no latent moved, differences of rounding only",
+        exports.export_keeps_codes,
     ),
 )
