@@ -47,7 +47,7 @@ def short(path: Path) -> str:
 def room(path: Path) -> str:
     """`core` for interp/core/site.py, `cli` for interp/cli.py, an empty string for interp/__init__.py."""
     parts = path.relative_to(ROOT / "interp").with_suffix("").parts
-    return "" if parts[0] == "__init__" else parts[0]
+    return "" if parts[0] in ("__init__", "__main__") else parts[0]
 
 
 def imports(path: Path, nodes: "Iterator[ast.AST] | None" = None) -> Iterator[tuple[str, str, int]]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli import cache, dictionary, models, runs, train
+from interp.cli import cache, dictionary, models, ranks, runs, train
 
 app = typer.Typer(
     name="interp",
@@ -63,18 +63,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [word for word in given if word != "--debug"]
     debug = len(words) < len(given)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ranks.one_voice():
             if not debug:
                 _soften_warnings()
+            ranks.check(words)
             app(args=words, prog_name="interp")
-    except KeyboardInterrupt:
-        _complain("interrupted; nothing half written was left behind.")
+    except KeyboardInterrupt as error:
+        if not ranks.told_by_the_first(error):
+            _complain("interrupted; nothing half written was left behind.")
         raise SystemExit(130) from None
     except Exception as error:
         message = None if debug else refusal(error)
         if message is None:
             raise
-        _complain(message)
+        if not ranks.told_by_the_first(error):
+            _complain(message)
         raise SystemExit(2) from None
 
 
@@ -104,7 +107,7 @@ def _soften_warnings() -> None:
 
 
 def _complain(message: str) -> None:
-    _say("interp: ", "bold red", message)
+    _say(f"interp (process {ranks.rank()}): " if ranks.rank() else "interp: ", "bold red", message)
 
 
 def _say(head: str, style: str, message: str) -> None:

@@ -43,9 +43,11 @@ def load(model: str, backend: Any, device: str, dtype: str) -> "LM":
 
     from interp.models.load import load
 
+    from .ranks import own_device
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    lm = load(model, backend=backend, device=device, dtype=dtype)
+    lm = load(model, backend=backend, device=own_device(device), dtype=dtype)
     if lm.spec.d_model >= WIDE_MODEL:
         torch.set_num_threads(threads)
     typer.echo(repr(lm), err=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import verbs
+from . import ranks, verbs
 from .models import Backend, Device, DryRun, Dtype, Model
 from .running import (
     Facts,
@@ -91,7 +91,8 @@ def capture(
     limit_tokens: Annotated[int | None, typer.Option(min=2, help="Use at most so many tokens.")] = None,
     max_disk: Annotated[str | None, typer.Option(help="Refuse to let the store grow beyond this: 20GB.")] = None,
     shard: Annotated[
-        str | None, typer.Option(help="I/N: write only the I-th of N shares, from 0, for several processes.")
+        str | None,
+        typer.Option(help="I/N: write only the I-th of N shares, from 0, for several machines. torchrun needs none."),
     ] = None,
     backend: Backend = "transformer_lens",
     device: Device = "auto",
@@ -110,6 +111,7 @@ def capture(
         raise BadInput("capture needs tokens: give --text FILE or --facts FILE.")
     names = [name.strip() for name in sites.split(",") if name.strip()]
     share, room = _share(shard), parse_size("--max-disk", max_disk)
+    together = ranks.size() > 1 and share is None
     source: Any = [prompt.text for prompt in data.facts(facts)] if facts is not None else text
     if source is None:
         source = reference.text(model)
@@ -121,7 +123,12 @@ def capture(
         seconds = preview.forward_tokens / rate(lm)
         typer.echo(preview.describe() + (f", about {seconds:,.0f} s" if preview.forward_tokens else ""))
         return
-    typer.echo(repr(store.capture(lm, what, names, dtype=stored_dtype, shard=share)))
+    if together:
+        typer.echo(store.preview(lm, what, names, dtype=stored_dtype).describe() + f", by {ranks.size()} processes")
+        found = _own_share_first(Store(max_disk=room, say=lambda text: None), lm, what, names, stored_dtype)
+    else:
+        found = store.capture(lm, what, names, dtype=stored_dtype, shard=share)
+    typer.echo(repr(found))
 
 
 def open_(
@@ -151,6 +158,13 @@ def open_(
         frame = result.to_frame()
         frame.to_csv(table, index=False) if table.suffix == ".csv" else frame.to_parquet(table, index=False)
         typer.echo(f"wrote {table}")
+
+
+def _own_share_first(store: Any, lm: Any, what: Any, names: list[str], dtype: str | None) -> Any:
+    """A capture by several processes: each does its share, then what others have not begun, and waits for what they have."""
+    found = store.capture(lm, what, names, dtype=dtype, shard=(ranks.rank(), ranks.size()))
+    store.capture(lm, what, names, dtype=dtype, quiet=True)
+    return found.refresh()
 
 
 def _share(text: str | None) -> tuple[int, int] | None:

@@ -36,6 +36,8 @@ from .step import Objective
 if TYPE_CHECKING:
     from .distributed import Parallel
 
+FEWEST_STEPS = 1000
+"""Steps of a training whose length is not given, at least: a small text is read several times."""
 NOT_IDENTITY = ("save_every", "keep")
 """Options that change no number, so that a training may go on with others."""
 
@@ -45,7 +47,7 @@ class Training:
     """How dictionaries are trained. Call it with data and what to train."""
 
     tokens: int = 0
-    """Rows to train on in all, in as many passes over the data as that takes; 0 for one pass."""
+    """Rows to train on in all, in as many passes over the data as that takes; 0 for one pass, but at least 1,000 steps."""
     batch: int = 2048
     """Rows of one step."""
     lr: float = 0.0
@@ -148,7 +150,7 @@ class Training:
 
     def settled(self, data: TrainingData) -> "Training":
         """The same with the defaults that depend on the data written out."""
-        return self if self.tokens else _replace(self, tokens=max(data.rows // self.batch, 1) * self.batch)
+        return self if self.tokens else _replace(self, tokens=max(data.rows // self.batch, FEWEST_STEPS) * self.batch)
 
     def objective(self, activation: str) -> Objective:
         """What is minimised, for dictionaries of an activation."""

@@ -115,6 +115,10 @@ class Sliced(Dictionary):
             out[name] = out[name] + read_ @ self.skip_weight.mT
         return out
 
+    def __repr__(self) -> str:
+        here = f"{self.config.latents:,} of {self.whole.latents:,} latents here"
+        return super().__repr__().replace("Dictionary(", "Sliced(").replace(f"{self.config.latents:,} latents", here)
+
     def _kept(self, codes: Tensor, view: str | None) -> Tensor:
         if self.config.activation != "topk":
             return super()._kept(codes, view)
