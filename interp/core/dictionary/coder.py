@@ -305,13 +305,19 @@ class Dictionary(nn.Module):
         read = self.config.reads[0]
         parts = read.site.split(".")
         layer = int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
-        return SimpleNamespace(
-            d_in=read.width, d_sae=self.latents, d_out=self.config.writes[0].width, model_name=read.model,
-            hook_name=read.site, hook_layer=layer, hook_head_index=None, architecture=self.config.activation,
-            dtype=self.config.dtype, device=str(self.device), context_size=self.metadata.get("context_size"),
-            prepend_bos=self.metadata.get("bos"), normalize_activations="none", apply_b_dec_to_input=self.config.centred,
-            metadata=SimpleNamespace(**self.metadata),
-        )  # fmt: skip
+        about: dict[str, Any] = {
+            "model_name": read.model, "hook_name": read.site, "hook_layer": layer, "hook_head_index": None, "seqpos_slice": (None,),
+            "context_size": self.metadata.get("context_size"), "prepend_bos": self.metadata.get("bos"), "exclude_special_tokens": None,
+            "model_from_pretrained_kwargs": {}, "dataset_path": "", "dataset_trust_remote_code": False, "neuronpedia_id": None,
+        }  # fmt: skip
+        said = about | {
+            "d_in": read.width, "d_sae": self.latents, "d_out": self.config.writes[0].width, "architecture": self.config.activation,
+            "dtype": self.config.dtype, "device": str(self.device), "normalize_activations": "none", "reshape_activations": "none",
+            "apply_b_dec_to_input": self.config.centred, "metadata": SimpleNamespace(**(self.metadata | about)),
+        }  # fmt: skip
+        kept: SimpleNamespace = self.__dict__.setdefault("_cfg", SimpleNamespace())  # SAEBench writes its own fields to it
+        kept.__dict__.update(said)
+        return kept
 
     def folded(self) -> "Dictionary":
         """The same dictionary for raw activations: scalings folded into the weights, the one threshold into one a latent.

@@ -4,6 +4,7 @@
     sae = formats.read("downloads/layer_20")                          # which library wrote it is read off its contents
     formats.write(sae, "exported", "sae_lens")                        # SAE.load_from_disk("exported") encodes the same
     formats.FORMATS                                                   # names, and what each looks for
+    formats.to_sae_lens(sae)                                          # a SAELens object, for SAEBench and dashboards
 
 A foreign file holds weights and, often, little about what they are for. So a reader takes every tensor by name and shape, and
 refuses what it does not know, what is missing or not finite, and rules that a linear coder cannot express, by name. Where the file
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.artifact import META
-from ...core.dictionary import Dictionary
+from ...core.dictionary import Dictionary, View
 from ...core.errors import BadInput, one_of
 from . import circuit_tracer, crosscoder_learning, dictionary_learning, gemma_scope, sae_lens, sparsify
 from .sae_lens import code_units, from_sae_lens, to_sae_lens
@@ -30,6 +31,7 @@ __all__ = [
     "export",
     "from_sae_lens",
     "import_",
+    "placed_by_view",
     "read",
     "recognise",
     "to_sae_lens",
@@ -78,9 +80,9 @@ def read(
 ) -> Dictionary:
     """Read a dictionary, ours or another library's; `path` is its folder, or a file in it.
 
-    `model` and `site` (`site_out` for what a transcoder writes) name what the file does not say, or says otherwise; `names` are the
-    views of a crosscoder, in order; `factor` is what rows of a SAELens folder were multiplied by. Raises `BadInput` for what cannot
-    be read exactly.
+    `model` and `site` (of all views, where there are several; `site_out` for what a transcoder writes) name what the file does not
+    say, or says otherwise; `names` are the views of a crosscoder, in order; `factor` is what rows of a SAELens folder were multiplied
+    by. Raises `BadInput` for what cannot be read exactly.
     """
     folder = _folder(path)
     if format == "auto":
@@ -133,22 +135,40 @@ def _folder(path: "str | Path") -> Path:
     return folder
 
 
+def placed_by_view(dictionary: Dictionary, models: Sequence[str]) -> Dictionary:
+    """The same with a model for each view, in their order: that of a crosscoder of two models, say. Raises `BadInput` for another count."""
+    views = [view.name for view in dictionary.config.views]
+    if len(models) != len(views) or not all(models):
+        raise BadInput(
+            f"this dictionary has the views {views}, and {len(models)} models are named: {list(models)}. Name one for each view."
+        )
+    return _renamed(dictionary, {name: {"model": model} for name, model in zip(views, models, strict=True)})
+
+
 def _placed(found: Dictionary, *, model: str, site: str, site_out: str) -> Dictionary:
     """With the model and site that the caller names."""
-    if not (model or site or site_out):
-        return found
     shape = found.config
-    if (site or site_out) and (len(shape.reads) > 1 or len(shape.writes) > 1):
-        raise BadInput(
-            f"`site` names one place; this dictionary has the views {[view.name for view in shape.views]}. Name the model only."
-        )
-    apart = shape.reads[0].name != shape.writes[0].name
-    if site_out and not apart:
+    read, written = ({view.name for view in side} for side in (shape.reads, shape.writes))
+    if site_out and (len(written) > 1 or read == written):
         raise BadInput(
             "`site_out` is what a transcoder writes; this dictionary writes what it reads. Give `site` only."
         )
-    reads = tuple(replace(view, model=model or view.model, site=site or view.site) for view in shape.reads)
-    written = site_out if apart else site
-    writes = tuple(replace(view, model=model or view.model, site=written or view.site) for view in shape.writes)
-    found.config = replace(shape, reads=reads, writes=writes)
+    if site and read != written and len(read) > 1:
+        raise BadInput(
+            f"`site` names one place; this dictionary has the views {[view.name for view in shape.views]}. Name the model only."
+        )
+    places = {view.name: site if view.name in read else site_out for view in shape.views}
+    said = {name: {"model": model, "site": place} for name, place in places.items()}
+    return _renamed(found, {name: {key: value for key, value in one.items() if value} for name, one in said.items()})
+
+
+def _renamed(found: Dictionary, said: dict[str, dict[str, Any]]) -> Dictionary:
+    """With other fields of its views. A fingerprint belongs to the model that was named before, and goes with it."""
+
+    def view(old: View) -> View:
+        new = said[old.name]
+        return replace(old, **new | ({"fingerprint": ""} if new.get("model", old.model) != old.model else {}))
+
+    shape = found.config
+    found.config = replace(shape, reads=tuple(map(view, shape.reads)), writes=tuple(map(view, shape.writes)))
     return found

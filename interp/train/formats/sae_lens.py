@@ -327,10 +327,11 @@ def _architecture(raw: Dictionary, transcoder: bool) -> str:
 def _config(dictionary: Dictionary, architecture: str, competes: bool) -> dict[str, Any]:
     shape, about = dictionary.config, dictionary.metadata
     reads, writes = shape.reads[0], shape.writes[0]
-    metadata = {
+    metadata: dict[str, Any] = {
         "sae_lens_version": VERSION, "sae_lens_training_version": None, "model_name": reads.model or None,
         "hook_name": reads.site or None, "hook_head_index": None,
-        "context_size": about.get("context_size"), "prepend_bos": about.get("bos"), "interp_digest": dictionary.digest,
+        "context_size": about.get("context_size"), "prepend_bos": about.get("bos"), "model_from_pretrained_kwargs": {},
+        "interp_digest": dictionary.digest,
     }  # fmt: skip
     config: dict[str, Any] = {
         "architecture": architecture, "d_in": reads.width, "d_sae": shape.latents, "dtype": "float32", "device": "cpu",

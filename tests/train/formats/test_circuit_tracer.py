@@ -64,6 +64,8 @@ def test_it_encodes_and_decodes_as_there(thresholds: bool, tmp_path: Path) -> No
     assert (
         ours.config.reads[1].site == "blocks.1.hook_resid_mid" and ours.config.writes[2].site == "blocks.2.hook_mlp_out"
     )
+    with pytest.raises(BadInput, match="`site` names one place"):
+        formats.read(path, site="blocks.1.hook_resid_mid")
     assert ours.config.group("layer 1") == (SIZE, 2 * SIZE) and ours.config.reads[0].model == "org/toy"
     formats.write(ours, tmp_path / "again", "circuit_tracer")
     for file in path.iterdir():

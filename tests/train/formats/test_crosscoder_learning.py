@@ -68,8 +68,17 @@ def test_an_l1_crosscoder_is_relu(tmp_path: Path) -> None:
     assert [view.name for view in formats.read(tmp_path).config.reads] == ["view 0", "view 1", "view 2"]
     with pytest.raises(BadInput, match="has 3 views; `names` are"):
         formats.read(tmp_path, names=("a", "b"))
-    with pytest.raises(BadInput, match="`site` names one place"):
-        formats.read(tmp_path, site="blocks.1.hook_resid_post")
+
+
+def test_views_are_placed_by_name(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "c.pt")
+    found = formats.placed_by_view(formats.read(tmp_path, site="blocks.1.hook_resid_post"), ["one", "two"])
+    assert [(view.name, view.model, view.site) for view in found.config.writes] == [
+        ("base", "one", "blocks.1.hook_resid_post"), ("tuned", "two", "blocks.1.hook_resid_post"),
+    ]  # fmt: skip
+    assert found.config.reads == found.config.writes
+    with pytest.raises(BadInput, match=r"has the views \['base', 'tuned'\], and 1 models are named"):
+        formats.placed_by_view(found, ["one"])
 
 
 @pytest.mark.parametrize("scale", [1, 5])
