@@ -52,7 +52,9 @@ def write(
     """
     pieces = {name: piece for name, piece in (pieces or {}).items() if name in tensors}
     joint = _Joint(parallel, tensors, pieces) if parallel.latents.size > 1 else None
-    error: Exception | None = None
+    error: Exception | None = joint.misfit() if joint is not None else None
+    if joint is not None and not parallel.agree(error is None, every=True):
+        raise error or ArtifactError(f"{Path(folder).name} was not written: another process of this run says why.")
     try:
         if parallel.main:
             write_artifact(folder, joint or dict(tensors), meta, kind=kind, overwrite=overwrite)
@@ -123,12 +125,16 @@ class _Joint:
 
     def __init__(self, parallel: Parallel, tensors: Mapping[str, Tensor], pieces: Pieces) -> None:
         self.parallel, self.tensors, self.pieces, self.told = parallel, dict(sorted(tensors.items())), pieces, False
-        for name, piece in pieces.items():
-            if len(tensors[name]) != len(piece):
-                raise ArtifactError(
-                    f"{name!r} has {len(tensors[name])} rows where this process should have {len(piece)}."
-                )
         self.starts, self.head = self._header()
+
+    def misfit(self) -> ArtifactError | None:
+        """What is wrong where this process has other rows than its piece says."""
+        for name, piece in self.pieces.items():
+            if len(self.tensors[name]) != len(piece):
+                return ArtifactError(
+                    f"{name!r} has {len(self.tensors[name])} rows where this process should have {len(piece)}."
+                )
+        return None
 
     def __call__(self, path: Path) -> None:
         """Rank 0: make the file at `path`, and have it filled."""
