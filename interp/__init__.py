@@ -89,6 +89,14 @@ _PUBLIC = {
     "CrosscoderEvaluation": "interp.analyses.dictionaries.evaluation:CrosscoderEvaluation",
     "DictionaryEvaluation": "interp.analyses.dictionaries.evaluation:DictionaryEvaluation",
     "DictionaryEvaluationResult": "interp.analyses.dictionaries.evaluation:DictionaryEvaluationResult",
+    "Latents": "interp.analyses.dictionaries.latents:Latents",
+    "LatentsResult": "interp.analyses.dictionaries.latents:LatentsResult",
+    "export_neuronpedia": "interp.analyses.dictionaries.latents:export_neuronpedia",
+    "LatentEffect": "interp.analyses.dictionaries.effects:LatentEffect",
+    "LatentEffectResult": "interp.analyses.dictionaries.effects:LatentEffectResult",
+    "ablate_latents": "interp.analyses.dictionaries.effects:ablate",
+    "clamp_latents": "interp.analyses.dictionaries.effects:clamp",
+    "steer_latents": "interp.analyses.dictionaries.effects:steer",
     # results and figures
     "open": "interp.core.opening:open_saved",
     "figures": "interp.figures",
@@ -133,9 +141,17 @@ if TYPE_CHECKING:
     from interp.analyses.concepts.validation import ConceptValidationResult as ConceptValidationResult
     from interp.analyses.crossmodel import CrossModelPatching as CrossModelPatching
     from interp.analyses.das import DAS as DAS
+    from interp.analyses.dictionaries.effects import LatentEffect as LatentEffect
+    from interp.analyses.dictionaries.effects import LatentEffectResult as LatentEffectResult
+    from interp.analyses.dictionaries.effects import ablate as ablate_latents  # noqa: F401
+    from interp.analyses.dictionaries.effects import clamp as clamp_latents  # noqa: F401
+    from interp.analyses.dictionaries.effects import steer as steer_latents  # noqa: F401
     from interp.analyses.dictionaries.evaluation import CrosscoderEvaluation as CrosscoderEvaluation
     from interp.analyses.dictionaries.evaluation import DictionaryEvaluation as DictionaryEvaluation
     from interp.analyses.dictionaries.evaluation import DictionaryEvaluationResult as DictionaryEvaluationResult
+    from interp.analyses.dictionaries.latents import Latents as Latents
+    from interp.analyses.dictionaries.latents import LatentsResult as LatentsResult
+    from interp.analyses.dictionaries.latents import export_neuronpedia as export_neuronpedia
     from interp.analyses.direct import DirectLogit as DirectLogit
     from interp.analyses.directions import ConceptDirections as ConceptDirections
     from interp.analyses.directions import ConceptDirectionsResult as ConceptDirectionsResult

@@ -233,4 +233,16 @@ METHODS = (
         "Crosscoder evaluation: how much of two models' activations is explained, and what does each lose on reconstructions?",
         two_models=True,
     ),
+    Method(
+        "latents",
+        "interp.analyses.dictionaries.latents:Latents",
+        "Latents of a dictionary: where each fires, what it writes, what is near it; which ones fire on a word.",
+        "Latents: on which tokens does each latent of a dictionary fire, what does it write, and which latents fire on a word or a text?",
+    ),
+    Method(
+        "latent-effect",
+        "interp.analyses.dictionaries.effects:LatentEffect",
+        "Latent effects: ablate, clamp or steer latents of a dictionary, and see what the model predicts.",
+        "Latent effects: what do predictions owe to latents of a dictionary? Beside other latents and random directions.",
+    ),
 )

@@ -128,7 +128,7 @@ class LatentEffect(Analysis[LatentEffectResult]):
         """Run on a model and a corpus or prompts. `others` are further models that the dictionary reads; the edited view's is changed."""
         self.check(lm, data)
         dictionary = opened(self.dictionary)
-        inputs = {"data": data, "dictionary": dictionary} | ({"others": list(others)} if others else {})
+        inputs = {"data": data, "dictionary": dictionary} | {f"other {one.spec.name}": one for one in others}
         return self._recorded(lm, inputs, lambda: self._found(dictionary, [lm, *others], data))
 
     def check(self, lm: "LM", data: Any) -> None:
@@ -221,7 +221,13 @@ class _Plan:
     def __init__(self, options: LatentEffect, dictionary: Dictionary, view: str, seen: Seen) -> None:
         self.options, self.seen = options, seen
         self.controls = [
-            alike(seen, members, options.draws, numpy_generator(options.seed, "control latents", *members))
+            alike(
+                seen,
+                members,
+                options.draws,
+                numpy_generator(options.seed, "control latents", *members),
+                never=options.latent,
+            )
             for members in options.sets
         ]
         self.every = sorted({*options.latent, *(int(one) for table in self.controls for one in table.ravel())})

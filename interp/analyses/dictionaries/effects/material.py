@@ -98,12 +98,14 @@ class Seen:
         self.tokens += int(keep.sum())
 
 
-def alike(seen: Seen, latents: Sequence[int], draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Other latents that are on about as often, [draw, latent]. Raises `BadInput` where there are fewer than `draws`.
+def alike(
+    seen: Seen, latents: Sequence[int], draws: int, rng: np.random.Generator, *, never: Sequence[int] = ()
+) -> np.ndarray:
+    """Other latents that are on about as often, none of `never`, [draw, latent]. Raises `BadInput` where there are fewer than `draws`.
 
     Of each named latent the `2 * draws` (10 at least) nearest in log density are taken, and drawn from without replacement.
     """
-    pool = np.setdiff1d(np.flatnonzero(seen.count > 0), np.asarray(latents))
+    pool = np.setdiff1d(np.flatnonzero(seen.count > 0), np.asarray([*latents, *never]))
     if len(pool) < draws * len(latents):
         raise BadInput(
             f"{len(pool)} other latents are on in this data, and {draws * len(latents)} are needed as controls. "

@@ -91,7 +91,14 @@ def assemble(
 def _plain(dictionary: Dictionary) -> dict[str, Any]:
     said = described(dictionary)
     sites = [view.site for view in dictionary.config.writes]
-    return {"family": said["family"], "latents": int(said["latents"]), "views": list(said["sites"]), "sites": sites}
+    written = [view.name for view in dictionary.config.writes]
+    return {
+        "family": said["family"],
+        "latents": int(said["latents"]),
+        "views": list(said["sites"]),
+        "sites": sites,
+        "written": written,
+    }
 
 
 def _units(tally: Tally) -> Arrays:

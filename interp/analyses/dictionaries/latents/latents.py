@@ -140,7 +140,7 @@ class Latents(Analysis[LatentsResult]):
         """Run on a model and a corpus. `others` are further models that the dictionary reads (crosscoders of two)."""
         self.check(lm, data)
         dictionary = opened(self.dictionary)
-        inputs = {"data": data, "dictionary": dictionary} | ({"others": list(others)} if others else {})
+        inputs = {"data": data, "dictionary": dictionary} | {f"other {one.spec.name}": one for one in others}
         return self._recorded(lm, inputs, lambda: self._found(dictionary, [lm, *others], lm, data, store))
 
     def check(self, lm: "LM", data: Any) -> None:

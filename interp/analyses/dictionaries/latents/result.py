@@ -28,8 +28,8 @@ class LatentsResult(Result):
         search_latent, _difference, _on, _off, _auc, _p, _p_holm [query, candidate], search_hits [query]   where words were searched for
         text_score [latent], text_code [latent, text_place]                where a text was
     Ids of tokens are places in `token_label`, `token_text`, `token_id` [entry]; -1 and NaN where there is nothing.
-    attrs: rows (tokens that count), documents, picked (whether by `Latents` and not by name), source, family, views, sites, dictionary
-    (its content hash).
+    attrs: rows (tokens that count), documents, picked (whether by `Latents` and not by name), source, family, views, written and sites (of
+    written views), dictionary (its content hash).
     """
 
     figure: ClassVar[str] = "latents"
