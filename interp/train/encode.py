@@ -30,6 +30,8 @@ HELD = {"cpu": 2**26}
 WIDE = 2**30
 """The same on other devices."""
 
+DENSE = 4
+"""Dead latents, relative to those that may speak in a row, up to which products with all of them are faster than with those that speak."""
 FEW = 4
 """There must be so many times more latents than dead ones, for the dead ones to be multiplied apart where the rest is screened."""
 
@@ -65,12 +67,22 @@ class Entries:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Codes of a few latents, dense."""
+
+    latents: Tensor
+    """Which, int64 [some]."""
+    codes: Tensor
+    """[row, some]; zero where off."""
+
+
+@dataclass(frozen=True)
 class Encoded:
     """What came out of the encoder."""
 
     on: Entries
-    dead: Entries | None
-    """The largest codes of dead latents, if these were asked for."""
+    dead: "Entries | Block | None"
+    """The largest codes of dead latents, if these were asked for: dense where most of them are among the largest."""
     cut: float
     """The smallest scaled code that is on; 0 for none."""
     fallback: int
@@ -284,21 +296,25 @@ def _above(
     return flat, score, code
 
 
-def _dead(product: _Product, dead: Tensor, most: int, scale: Tensor | None) -> Entries:
+def _dead(product: _Product, dead: Tensor, most: int, scale: Tensor | None) -> "Entries | Block":
     """The `most` largest positive codes of each row among the dead latents."""
-    of, ids, values = [], [], []
     weight = None if scale is None else scale[dead]
+    block = product.inputs[0].new_zeros(product.rows, len(dead)) if len(dead) <= DENSE * most else None
+    of, ids, values = [], [], []
     for start, code in product.columns(dead):
+        place = torch.arange(len(dead), device=dead.device).expand_as(code)
+        score = code if weight is None else code * weight
         if len(dead) > most:
-            score, best = select_topk(code, most, scale=weight)
-            code, latent = code.gather(1, best), dead[best]
+            score, place = select_topk(score, most)
+            code = code.gather(1, place)
+        on = score > 0
+        if block is not None:
+            block[start : start + len(code)].scatter_(1, place, torch.where(on, code, 0))
         else:
-            score, latent = code if weight is None else code * weight, dead.expand_as(code)
-        row, place = (score > 0).nonzero(as_tuple=True)
-        of.append(row + start)
-        ids.append(latent[row, place])
-        values.append(code[row, place])
-    return _entries(product, of, ids, values)
+            of.append(on.nonzero()[:, 0] + start)
+            ids.append(dead[place[on]])
+            values.append(code[on])
+    return Block(dead, block) if block is not None else _entries(product, of, ids, values)
 
 
 def _entries(product: _Product, of: list[Tensor], ids: list[Tensor], values: list[Tensor]) -> Entries:

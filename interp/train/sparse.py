@@ -31,7 +31,7 @@ from ..core.dictionary.kernels import bag, bag_rows_grad, bag_values_grad, by_la
 from ..core.errors import BadInput
 from .dense import check_batch, check_objective
 from .distributed.parallel import Parallel
-from .encode import Encoded, Entries, encode
+from .encode import Block, Encoded, Entries, encode
 from .step import Context, Objective, Outcome
 
 
@@ -78,15 +78,17 @@ def sparse_step(
         dictionary, inputs, k=context.k, parallel=parallel, hint=context.cut, dead=dead, most=most, screen=screen
     )
     decoded = _decode(dictionary, encoded.on, given)
-    terms, gradients, errors = _reconstruction(dictionary, decoded, batch, objective, rows)
+    terms, gradients, errors = _reconstruction(dictionary, decoded, batch, objective=objective, rows=rows)
     auxiliary = (
-        None if encoded.dead is None else _auxiliary(dictionary, encoded.dead, errors, objective, rows, parallel)
+        None
+        if encoded.dead is None
+        else _auxiliary(dictionary, encoded.dead, errors, objective=objective, rows=rows, parallel=parallel)
     )
     if objective.auxiliary and context.dead is not None:
         terms["auxiliary"] = torch.zeros_like(terms["reconstruction"]) if auxiliary is None else auxiliary.loss
     weights = {"reconstruction": 1.0, "difference": objective.difference, "auxiliary": objective.auxiliary}
     loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-    _backward(dictionary, encoded, gradients, auxiliary, inputs, given)
+    _backward(dictionary, encoded, gradients, auxiliary=auxiliary, inputs=inputs, given=given)
     wide = _wide(dictionary)
     return Outcome(
         loss=loss.to(wide),
@@ -102,6 +104,8 @@ def sparse_step(
 @dataclass(frozen=True)
 class _Auxiliary:
     loss: Tensor
+    codes: "Entries | Block"
+    """Of the dead latents."""
     gradients: dict[str, Tensor]
     """Of the weighted loss by the reconstruction of the residual {view: [row, d]}."""
 
@@ -153,6 +157,7 @@ def _reconstruction(
     dictionary: Dictionary,
     decoded: Mapping[str, list[Tensor]],
     batch: Mapping[str, Tensor],
+    *,
     objective: Objective,
     rows: int,
 ) -> tuple[dict[str, Tensor], dict[str, list[Tensor]], dict[str, Tensor]]:
@@ -189,8 +194,9 @@ def _error(error: Tensor, objective: Objective, count: int, views: int) -> tuple
 
 def _auxiliary(
     dictionary: Dictionary,
-    dead: Entries,
+    dead: "Entries | Block",
     errors: Mapping[str, Tensor],
+    *,
     objective: Objective,
     rows: int,
     parallel: Parallel,
@@ -206,28 +212,33 @@ def _auxiliary(
         return None
     loss, gradients = torch.zeros_like(spread), {}
     for weight, view in zip(dictionary.decoders, config.writes, strict=True):
-        part = _part(dictionary, dead, view, (0, dictionary.latents))
-        assert part is not None
-        missed = (
-            bag(part[0].ids, part[0].values, part[0].offsets, weight).to(wide) + errors[view.name]
-        )  # the residual is x - x̂
+        if isinstance(dead, Block):
+            places, rows_of = _inside(dead, config.range_of(view))
+            said = dead.codes[:, places] @ weight.detach()[rows_of]
+        else:
+            part = _part(dictionary, dead, view, (0, dictionary.latents))
+            assert part is not None
+            said = bag(part[0].ids, part[0].values, part[0].offsets, weight)
+        missed = said.to(wide) + errors[view.name]  # the residual is x - x̂
         loss = loss + _squares(missed) / spread
         gradients[view.name] = missed * (2 * objective.auxiliary / spread).to(wide)
-    return _Auxiliary(loss, gradients)
+    return _Auxiliary(loss, dead, gradients)
 
 
 def _backward(
-    dictionary: Dictionary, encoded: Encoded, gradients: Mapping[str, list[Tensor]], auxiliary: _Auxiliary | None,
+    dictionary: Dictionary, encoded: Encoded, gradients: Mapping[str, list[Tensor]], *, auxiliary: _Auxiliary | None,
     inputs: list[Tensor], given: Mapping[str, Tensor],
 ) -> None:  # fmt: skip
     """All gradients of weights from those of the reconstructions."""
-    config, on, dead = dictionary.config, encoded.on, encoded.dead if auxiliary is not None else None
+    config, on = dictionary.config, encoded.on
     rows, rings = len(inputs[0]), _rings(dictionary)
     slopes = _slopes(dictionary, on, gradients, rings)
     ids, values, of = on.ids, on.values, on.of
     ring = torch.bucketize(ids, torch.tensor([high for _, high in rings], device=ids.device), right=True)
     shifted = of + ring * rows if len(rings) > 1 else of  # the row, in the gradients of all rings below one another
-    if dead is not None and auxiliary is not None:
+    joined = auxiliary is not None and isinstance(auxiliary.codes, Entries)
+    if auxiliary is not None and isinstance(auxiliary.codes, Entries):
+        dead = auxiliary.codes
         more = _slopes(dictionary, dead, {n: [g] for n, g in auxiliary.gradients.items()}, [(0, dictionary.latents)])
         ids, values, of, slopes = (
             torch.cat(pair) for pair in ((ids, dead.ids), (values, dead.values), (of, dead.of), (slopes, more))
@@ -235,13 +246,18 @@ def _backward(
         shifted = torch.cat([shifted, dead.of + len(rings) * rows])
     order = by_latent(ids, dictionary.latents)
     for weight, bias, view in zip(dictionary.decoders, dictionary.biases, config.writes, strict=True):
-        tables = [*gradients[view.name], *([auxiliary.gradients[view.name]] if auxiliary is not None else [])]
+        tables = [
+            *gradients[view.name],
+            *([auxiliary.gradients[view.name]] if auxiliary is not None and joined else []),
+        ]
         table = (torch.cat(tables) if len(tables) > 1 else tables[0]).to(weight.dtype)
         bag_rows_grad(table, shifted, values, order, latents=config.range_of(view), out=_grad(weight))
         _grad(bias).copy_(gradients[view.name][0].sum(dim=0))
     for x, weight, view in zip(inputs, dictionary.encoders, config.reads, strict=True):
         bag_rows_grad(x, of, slopes, order, latents=config.range_of(view), out=_grad(weight))
     _grad(dictionary.b_enc).copy_(sums_by_latent(slopes, order))
+    if auxiliary is not None and isinstance(auxiliary.codes, Block):
+        _add_block(dictionary, auxiliary.codes, auxiliary.gradients, inputs)
     if config.skip:
         read, written = config.reads[0].name, config.writes[0].name
         _grad(dictionary.skip_weight).copy_(gradients[written][0].to(dictionary.dtype).T @ given[read])
@@ -250,6 +266,31 @@ def _backward(
         for weight, view in zip(dictionary.encoders, config.reads, strict=True):
             low, high = config.range_of(view)
             _grad(dictionary.biases[names.index(view.name)]).sub_(_grad(dictionary.b_enc)[low:high] @ weight.detach())
+
+
+def _add_block(dictionary: Dictionary, dead: Block, gradients: Mapping[str, Tensor], inputs: list[Tensor]) -> None:
+    """Add the gradients that a few dead latents get from the auxiliary loss, by products with all of them."""
+    config, slopes = dictionary.config, torch.zeros_like(dead.codes)
+    for weight, view in zip(dictionary.decoders, config.writes, strict=True):
+        places, rows_of = _inside(dead, config.range_of(view))
+        gradient = gradients[view.name].to(weight.dtype)
+        slopes[:, places] += gradient @ weight.detach()[rows_of].T
+        _grad(weight)[rows_of] += dead.codes[:, places].T @ gradient
+    slopes *= dead.codes > 0
+    for x, weight, view in zip(inputs, dictionary.encoders, config.reads, strict=True):
+        places, rows_of = _inside(dead, config.range_of(view))
+        _grad(weight)[rows_of] += slopes[:, places].T @ x
+    _grad(dictionary.b_enc)[dead.latents] += slopes.sum(dim=0)
+
+
+def _inside(block: Block, span: tuple[int, int]) -> "tuple[slice | Tensor, Tensor]":
+    """Which columns of a block are latents of a range, and the rows of the range's weights they are."""
+    low, high = span
+    inside = (block.latents >= low) & (block.latents < high)
+    if bool(inside.all()):
+        return slice(None), block.latents - low
+    places = inside.nonzero().flatten()
+    return places, block.latents[places] - low
 
 
 def _slopes(

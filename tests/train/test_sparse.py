@@ -164,16 +164,18 @@ def agree(dictionary, batch, objective, context, close=1e-11):
     nested=st.sampled_from([(), (7, 33, M)]),
     dead=st.sampled_from([0, 2, 30]),
     tiles=st.booleans(),
+    block=st.booleans(),
     k=st.sampled_from([1, 5, 40]),
     seed=st.integers(0, 3),
 )
 def test_loss_and_gradients_are_those_of_dense_autograd(
-    kind, activation, code_scale, reconstruction, nested, dead, tiles, k, seed
+    kind, activation, code_scale, reconstruction, nested, dead, tiles, block, k, seed
 ):
     dictionary = build(kind, activation=activation, k=k, code_scale=code_scale, nested=nested, seed=seed)
     context = Context(k=k, dead=torch.arange(M) % M < dead if dead else None)
-    held = encoder.HELD["cpu"]
+    held, most = encoder.HELD["cpu"], encoder.DENSE
     encoder.HELD["cpu"] = 5 * M if tiles else held
+    encoder.DENSE = most if block else 0  # the codes of dead latents as a block, or as entries
     try:
         found = agree(dictionary, rows(dictionary), Objective(reconstruction=reconstruction, auxiliary=0.3), context)
         again = agree(
@@ -185,7 +187,7 @@ def test_loss_and_gradients_are_those_of_dense_autograd(
         full = int(found.fired.sum()) == (24 * k)  # else fewer are positive: that no more are takes a look at all
         assert found.cut == again.cut and again.fallback == int(activation == "batchtopk" and not full)
     finally:
-        encoder.HELD["cpu"] = held
+        encoder.HELD["cpu"], encoder.DENSE = held, most
 
 
 @pytest.mark.parametrize("difference", [-1.0, -0.4])
