@@ -20,10 +20,19 @@ import torch
 import interp
 
 ROOT = Path(interp.__file__).parent
-ROOMS = ("analyses", "cache", "core", "data", "models")
+ROOMS = ("analyses", "cache", "core", "data", "models", "train")
 
 SKIP = {
     "core/analysis.py": "shows how a method is written, with its body left out",
+    "train/distributed/files.py": "needs several processes; tests/train/distributed has them",
+    "train/distributed/sliced.py": "needs several processes; tests/train/distributed has them",
+    "train/distributed/parallel.py": "needs several processes; tests/train/distributed has them",
+    "train/fit.py": "trains for a minute; tests/cli/test_train_verbs.py does it smaller",
+    "train/training.py": "trains for minutes; tests/train/test_loop.py does it smaller",
+    "train/saelens.py": "trains for minutes; tests/train/test_saelens.py does it smaller",
+    "train/formats/__init__.py": "needs a downloaded dictionary; tests/train/formats makes some",
+    "train/formats/sae_lens.py": "needs the hub",
+    "train/interrupt.py": "a sketch of a loop; tests/train/test_checkpoint.py interrupts one",
     "models/bridge.py": "needs gpt2 from the hub",
     "models/checkpoint.py": "needs the hub",
     "models/load.py": "needs the hub",
@@ -88,6 +97,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     trace = interp.CausalTrace(window=2, noise_samples=2, kinds=("hidden",))(lm, facts[:4])
     batch = data.to_batch([data.tokenize(facts[0], lm.tokenizer)])
     plain = PlainModel(lm.module)
+    sae, crosscoder = dictionaries(store, corpus, [lm, tuned])
     clean = plain.run(batch, capture="blocks.*.hook_resid_post")
     run = lm.run(batch, capture=["blocks.*.hook_mlp_out", "blocks.3.attn.hook_z"])
     width, d_model = batch.tokens.shape[1], lm.spec.d_model
@@ -100,13 +110,29 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "clean": clean, "corrupted": run, "sites": ["blocks.1.hook_resid_post"], "width": width, "d_model": d_model,
         "d_head": lm.spec.d_head, "new": torch.zeros(lm.spec.d_mlp, d_model), "zeros": torch.zeros(lm.spec.d_head, d_model),
         "vector": torch.zeros(d_model), "stream": clean[site], "scale": scale, "replace": replace, "copy": copy,
-        "output": torch.zeros(1, width, 3 * d_model), "torch": torch, "At": interp.At, "pairs": interp.reference.task("atlas", "ioi", 6),
+        "sae": sae, "dictionary": sae, "crosscoder": crosscoder, "codes": sae.codes(acts.rows(0, 50)), "x": acts.rows(0, 50),
+        "rows": acts.rows(0, 50), "tensor": acts.rows(0, 50), "output": torch.zeros(1, width, 3 * d_model), "torch": torch, "At": interp.At, "pairs": interp.reference.task("atlas", "ioi", 6),
     }  # fmt: skip
+
+
+def dictionaries(store: Any, corpus: Any, models: list[Any]) -> list[Any]:
+    """An SAE of the first model and a crosscoder of both, trained for a moment."""
+    from interp.train import fit, training
+    from interp.train.families import SAE, Crosscoder
+
+    short = training.Training(tokens=4000, batch=500)
+    families: list[Any] = [SAE(latents=64, k=8), Crosscoder(latents=64, k=8)]
+    return [
+        fit.fit(family, models[: family.models], corpus, short, store=store, skip_first=1).dictionary
+        for family in families
+    ]
 
 
 @pytest.mark.parametrize(("name", "code"), examples())
 def test_it_runs(name: str, code: str, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files(tmp_path)
+    for place in ("sae", "cc"):
+        given["sae" if place == "sae" else "crosscoder"].save(tmp_path / "runs" / place)
     monkeypatch.chdir(tmp_path)
     module = "interp." + name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     scope = {**vars(importlib.import_module(module)), **given, "interp": interp}

@@ -3,7 +3,7 @@
     acts = store.capture(lm, corpus, ["blocks.2.hook_resid_post"])
     data = TrainingData({"in": acts["blocks.2.hook_resid_post"]})
     data                                             # TrainingData(in · 11,800 rows to learn from, 610 held out)
-    for rows in data.batches(4096, seed=0): ...      # {view: [row, d]}, shuffled, without end
+    rows = next(iter(data.batches(4096, seed=0)))    # {view: [row, d]}, shuffled; it goes on without end
     for rows in data.heldout(4096): ...              # the others, once, in order
 
 Documents are kept aside whole, because neighbouring tokens are nearly the same row. The first tokens of documents (`skip_first`) can be
