@@ -111,7 +111,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "d_head": lm.spec.d_head, "new": torch.zeros(lm.spec.d_mlp, d_model), "zeros": torch.zeros(lm.spec.d_head, d_model),
         "vector": torch.zeros(d_model), "stream": clean[site], "scale": scale, "replace": replace, "copy": copy,
         "sae": sae, "dictionary": sae, "crosscoder": crosscoder, "codes": sae.codes(acts.rows(0, 50)), "x": acts.rows(0, 50),
-        "rows": acts.rows(0, 50), "tensor": acts.rows(0, 50), "output": torch.zeros(1, width, 3 * d_model), "torch": torch, "At": interp.At, "pairs": interp.reference.task("atlas", "ioi", 6),
+        "rows": acts.rows(0, 50), "tensor": acts.rows(0, 50), "torch": torch, "At": interp.At,
+        "output": torch.zeros(1, width, 3 * d_model), "pairs": interp.reference.task("atlas", "ioi", 6),
     }  # fmt: skip
 
 

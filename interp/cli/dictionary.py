@@ -1,8 +1,11 @@
-"""Verbs about saved dictionaries: `dictionary show`, `import`, `export`.
+"""Verbs about saved dictionaries: `dictionary show`, `structure`, `compare`, `import`, `export`.
 
-interp dictionary show runs/sae
-interp dictionary export runs/sae --to sae_lens exported         # SAE.load_from_disk("exported")
-interp dictionary import downloads/layer_20 runs/gemma --model google/gemma-2-2b --site blocks.20.hook_resid_post
+    interp dictionary show runs/sae
+    interp dictionary compare runs/seed-0 runs/seed-1                # does a second training find the same latents?
+    interp dictionary export runs/sae --to sae_lens exported         # SAE.load_from_disk("exported")
+    interp dictionary import downloads/layer_20 runs/gemma --model google/gemma-2-2b --site blocks.20.hook_resid_post
+
+A folder is that of a dictionary, or of a training that holds one.
 """
 
 from pathlib import Path
@@ -10,16 +13,19 @@ from typing import Annotated
 
 import typer
 
-from .running import Overwrite
+from .running import Figure, Overwrite, Paper, check_outputs, finish
 
 app = typer.Typer(
-    help="Saved dictionaries: show, import from and export to other libraries.",
-    short_help="Saved dictionaries: show, import, export.",
+    help="Saved dictionaries: what they are, what their weights say, and to and from other libraries.",
+    short_help="Saved dictionaries: show, structure, compare, import, export.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a dictionary, or of a training.")]
+
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to save the result in.")]
+Seed = Annotated[int, typer.Option(help="Of the random directions.")]
 
 
 @app.command(short_help="Say what a dictionary is.")
@@ -48,6 +54,42 @@ def show(folder: Folder) -> None:
     for name in ("corpus", "tokens", "l0", "fvu"):
         if name in found.metadata:
             typer.echo(f"  {name}: {found.metadata[name]}")
+
+
+@app.command(short_help="What the weights say: near twins, encoder against decoder.")
+def structure(
+    folder: Folder,
+    output: Output = None,
+    figure: Figure = None,
+    paper: Paper = False,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+) -> None:
+    """Cosines within a dictionary: each latent's nearest other one, and its encoder against its decoder, beside random directions."""
+    from interp.analyses.dictionaries.structure import structure as of
+
+    check_outputs(output, figure, overwrite)
+    finish(lambda: of(str(folder), seed=seed), output=output, figure=figure, paper=paper, overwrite=overwrite)
+
+
+@app.command(short_help="Whether two dictionaries have the same latents.")
+def compare(
+    folder: Folder,
+    other: Annotated[Path, typer.Argument(help="Another dictionary of the same site: a second seed, width or k.")],
+    output: Output = None,
+    figure: Figure = None,
+    paper: Paper = False,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+) -> None:
+    """Match the latents of two dictionaries one to one by their decoder rows; beside what random directions match."""
+    from interp.analyses.dictionaries.structure import consistency
+
+    check_outputs(output, figure, overwrite)
+    finish(
+        lambda: consistency(str(folder), str(other), seed=seed), output=output, figure=figure, paper=paper,
+        overwrite=overwrite,
+    )  # fmt: skip
 
 
 @app.command("import", short_help="Read a dictionary of another library and save it as ours.")
