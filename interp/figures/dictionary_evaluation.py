@@ -1,6 +1,6 @@
 """A dictionary's evaluation: how often its latents are on, what its reconstructions leave unexplained, and what the model gets back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,7 +125,7 @@ def _rows(figure: go.Figure, names: Sequence[str], column: int) -> None:
     )  # fmt: skip
 
 
-def _short(names: Sequence[str]) -> list[str]:
+def _short(names: Iterable[object]) -> list[str]:
     """Names as an axis has room for them."""
     texts = [str(name) for name in names]
     return [plain(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…") for text in texts]

@@ -10,9 +10,9 @@ from . import (
     concept_steering,
     concept_validation,
     concepts,
+    dictionaries,
     directions,
     editing,
-    exports,
     interventions,
     invariants,
     laundry,
@@ -389,10 +389,5 @@ CASES: tuple[Case, ...] = (
         "27.1 logits within 2 %, ahead of all 27 controls; not with random weights",
         concept_steering.planted_direction,
     ),
-    Case(
-        "export",
-        "Does a dictionary that is written for SAELens give the same codes and reconstructions there?",
-        "no latent moved, differences of rounding only",
-        exports.export_keeps_codes,
-    ),
+    *dictionaries.CASES,
 )
