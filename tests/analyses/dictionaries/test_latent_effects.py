@@ -177,7 +177,8 @@ def test_bad_input_is_refused_by_name(planted, atlas, text):
         with pytest.raises(BadInput, match=message):
             LatentEffect(dictionary=dictionary, **options)(lm, data)
     for options, message in [
-        ({"how": "boost"}, "how"), ({"strength": ()}, "strength"), ({"strength": (0.0,)}, "strength"), ({"positions": "first"}, "positions"),
+        ({"how": "boost"}, "how"), ({"strength": ()}, "strength"), ({"strength": (0.0,)}, "strength"),
+        ({"positions": "first"}, "positions"),
         ({"measure": "mood"}, "measure"), ({"draws": 0}, "draws"), ({"unit": "sd"}, "unit"), ({"strength": (1, 1)}, "twice"),
     ]:  # fmt: skip
         with pytest.raises(BadInput, match=message):

@@ -25,7 +25,7 @@ def planted():
 
 
 def test_a_search_finds_the_planted_latent_of_a_word(planted):
-    lm, dictionary, concepts, data = planted
+    lm, dictionary, _, data = planted
     found = Latents(dictionary=dictionary, search=("forge", "zoo"), n=2, draws=999)(lm, data)
     assert found.data.attrs["picked"] == 1 and set(found.latents) <= set(range(dictionary.latents))
     for latent, word in ((0, "forge"), (1, "zoo")):

@@ -67,12 +67,12 @@ def test_every_number_is_that_of_dense_codes(atlas, atlas_text):
         values = dense[:, latent]
         assert np.allclose(np.sort(found.examples(latent, "top")["value"])[::-1][0], values.max(), atol=1e-4)
         assert abs(int(found.data["count"][row].sum()) - int((values > 0).sum())) <= 1
-        best = [one for one in np.argsort(-np.where(np.isfinite(r[latent]), r[latent], -2)) if one != latent][0]
+        best = next(one for one in np.argsort(-np.where(np.isfinite(r[latent]), r[latent], -2)) if one != latent)
         top, seen, share = found.card(latent)["together"][0]
         assert top == best and seen == pytest.approx(r[latent, best], abs=1e-3)
         assert share == pytest.approx(((values > 0) & (dense[:, top] > 0)).sum() / (values > 0).sum(), abs=0.01)
         first = found.card(latent)["fires_on"][0]
-        token = [one for one in np.unique(ids) if atlas.tokenizer.label(int(one)) == first["token"]][0]
+        token = next(one for one in np.unique(ids) if atlas.tokenizer.label(int(one)) == first["token"])
         assert (
             first["mean"] == pytest.approx(values[ids == token].mean(), abs=1e-3)
             and first["seen"] == (ids == token).sum()
@@ -81,7 +81,7 @@ def test_every_number_is_that_of_dense_codes(atlas, atlas_text):
         cosines[latent] = -2
         near = found.card(latent)["near"]
         assert near[0][0] == int(cosines.argmax()) and near[0][1] == pytest.approx(float(cosines.max()), abs=1e-5)
-        labels, codes, at = found.window_of(latent, 0)
+        _, codes, at = found.window_of(latent, 0)
         row_of = int(np.flatnonzero(np.isclose(values, codes[at], atol=1e-5))[0])
         assert np.allclose(np.nan_to_num(codes[at - 2 : at + 3]), values[row_of - 2 : row_of + 3], atol=1e-4) or at < 3
 
@@ -227,7 +227,7 @@ def test_bad_input_is_refused_by_name(planted, atlas, atlas_text):
 def test_a_real_checkpoint_reads_as_plain_hooks_do(real_models):
     lm = interp.load(real_models / "stories260K-llama")
     data = corpus(
-        ["Once upon a time there was a little dog. It ran to the park and saw a big red ball."],
+        ["Once upon a time there was a little dog. It ran to the park and saw a red ball."],
         lm.tokenizer,
         n_ctx=lm.spec.n_ctx,
     )
