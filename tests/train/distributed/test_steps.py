@@ -1,5 +1,7 @@
 """Two processes take the very steps of one: by rows, by latents, with dead latents that are taught and batches that do not divide."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -42,7 +44,7 @@ def data(dtype):
     return {name: MemoryView(x, name) for name, x in rows.items()}
 
 
-def train(parallel, name, dtype=torch.float32, epochs=6):
+def train(parallel, name, dtype=torch.float32, epochs=4):
     """A few steps; losses, counts and the dictionary at the end, with the latents of all processes."""
     config = CONFIGS[name]
     made = (
@@ -81,33 +83,37 @@ def train(parallel, name, dtype=torch.float32, epochs=6):
     return torch.tensor(curve, dtype=torch.float64), weights
 
 
-def check(alone, found, tolerance, *, dead=True):
-    curve, weights = alone
-    assert len(curve) == 24 and (not dead or (curve[:, 2] > 0).sum() > 5)  # some latents were dead, and were taught
-    assert not dead or (curve[:, 3] > 0).sum() > 5
+def check(expected, found, tolerance, *, dead=True):
+    curve, weights = expected
+    assert len(curve) == 16 and (not dead or (curve[:, 2] > 0).sum() > 4)  # some latents were dead, and were taught
+    assert not dead or (curve[:, 3] > 0).sum() > 4
     for other, theirs in found:
         assert torch.equal(other, found[0][0])
         assert torch.allclose(other[:, 1], curve[:, 1], rtol=1e-6)  # a mean of counts, in float32
-        other, expected = (torch.cat([one[:, :1], one[:, 2:]], dim=1) for one in (other, curve))
-        assert torch.allclose(other, expected, rtol=tolerance, atol=tolerance)
+        other, same = (torch.cat([one[:, :1], one[:, 2:]], dim=1) for one in (other, curve))
+        assert torch.allclose(other, same, rtol=tolerance, atol=tolerance)
         for key, value in weights.items():
             assert torch.allclose(theirs[key], value, rtol=10 * tolerance, atol=10 * tolerance), key
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@cache
+def alone(name, dtype=torch.float32):
+    return train(Parallel.none(), name, dtype)
+
+
 @pytest.mark.parametrize("latents", [1, 2], ids=["rows", "latents"])
+@pytest.mark.parametrize("name", ["nested", "groups", "decoupled", "relu", "skip"])
 def test_two_processes_learn_as_one_does(name, latents):
-    alone = train(Parallel.none(), name, torch.float64)
-    check(alone, together(train, name, torch.float64, latents=latents), 1e-9, dead=name != "relu")
+    found = together(train, name, torch.float64, latents=latents)
+    check(alone(name, torch.float64), found, 1e-9, dead=name != "relu")
 
 
-@pytest.mark.parametrize("name", ["topk", "batchtopk"])
 @pytest.mark.parametrize("latents", [1, 2], ids=["rows", "latents"])
+@pytest.mark.parametrize("name", ["topk", "batchtopk"])
 def test_and_in_float32_to_its_digits(name, latents):
-    alone = train(Parallel.none(), name)
-    check(alone, together(train, name, latents=latents), 1e-5)
+    check(alone(name), together(train, name, latents=latents), 1e-5)
 
 
 def test_rows_and_latents_at_once():
-    alone = train(Parallel.none(), "batchtopk", torch.float64)
-    check(alone, together(train, "batchtopk", torch.float64, size=4, latents=2), 1e-9)
+    found = together(train, "batchtopk", torch.float64, size=4, latents=2)
+    check(alone("batchtopk", torch.float64), found, 1e-9)
