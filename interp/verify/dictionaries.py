@@ -1,6 +1,6 @@
 """The cases on dictionaries: how they are made, kept, evaluated and read."""
 
-from . import dictionary_evaluation, exports
+from . import dictionary_evaluation, exports, latents
 from .case import Case
 
 CASES: tuple[Case, ...] = (
@@ -15,5 +15,17 @@ CASES: tuple[Case, ...] = (
         "Does a model lose nothing on perfect reconstructions, all on zeros, and is FVU what components leave out?",
         "CE and KL recovered exactly 1, exactly 0; FVU within 1e-5",
         dictionary_evaluation.known_reconstructions,
+    ),
+    Case(
+        "latents",
+        "Do planted latents fire on their triggers and write their words, and does a search find them and no others?",
+        "2 of 2 each; p below 0.05, the other concept's above 0.5",
+        latents.planted_latents,
+    ),
+    Case(
+        "latent edits",
+        "Does ablating a latent leave texts without it alone, and does steering give its words what ablating takes?",
+        "bit for bit; equal within 2 %",
+        latents.edited_latents,
     ),
 )
