@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..core.dictionary import Dictionary, DictionaryConfig, Scaling
-from ..core.errors import ArtifactError, BadInput, Diverged
-from .checkpoint import Checkpoints, is_full, tokens_of
+from ..core.errors import ArtifactError, BadInput
+from .checkpoint import Checkpoints, is_full
 from .data import TrainingData
 from .finish import finished
 from .heldout import Heldout
@@ -18,6 +18,7 @@ from .interrupt import Interrupt
 from .learner import Learner
 from .progress import Live
 from .records import Records
+from .trouble import diverged
 
 if TYPE_CHECKING:
     from .distributed import Parallel, Piece
@@ -101,17 +102,17 @@ class Loop:
             before = self.seen
             self._step(next(batches))
             done = self.seen >= total
-            if self.device == "cpu" or self.number % LOOK == 0:
-                self._look()
             live.update(rows, self.records.now)
             if done or self.seen // watch > before // watch:
-                self._look()
+                for learner in self.learners:
+                    self._look(learner)
                 self.seconds += perf_counter() - began
                 self._record()
                 began = perf_counter()
             stop = self.parallel.agree(interrupt.came is not None)
             if self.kept is not None and (done or stop or self.seen // save > before // save):
-                self._look()
+                for learner in self.learners:
+                    self._look(learner)
                 self.seconds += perf_counter() - began
                 saved = self._save(saved)
                 began = perf_counter()
@@ -124,12 +125,15 @@ class Loop:
         batch = {name: self.scalings[name].apply(rows) for name, rows in raw.items()}
         self.number += 1
         for learner in self.learners:
-            own = (
-                batch
-                if learner.dictionary.dtype == torch.float32
-                else {n: x.to(learner.dictionary.dtype) for n, x in batch.items()}
-            )
-            learner.step(own, self.seen, self.options.batch, self.number, self.parallel)
+            dtype = learner.dictionary.dtype
+            own = batch if dtype == torch.float32 else {name: x.to(dtype) for name, x in batch.items()}
+            try:
+                learner.step(own, self.seen, self.options.batch, self.number, self.parallel)
+            except BadInput as error:  # a selection among scores that are not finite
+                found = diverged(learner, self.number, batch=own, data=self.data, kept=self.kept)
+                raise (found or error) from None
+            if self.device == "cpu" or self.number % LOOK == 0:
+                self._look(learner, own)
         self.seen += self.options.batch
 
     def _record(self) -> None:
@@ -142,26 +146,12 @@ class Loop:
                 self.warnings.append(text)
                 self.say(text)
 
-    def _look(self) -> None:
+    def _look(self, learner: Learner, batch: "Mapping[str, Tensor] | None" = None) -> None:
         """Stop where a number of a step was not finite: Adam has spoiled the weights by then, so nothing is kept of them."""
-        for learner in self.learners:
-            if not (broken := learner.sums.broken()):
-                continue
-            first = min(broken.values())
-            names = [name for name, step in broken.items() if step == first]
-            views = [repr(name.removeprefix("view ")) for name in names if name.startswith("view ")]
-            where = (
-                f"the reconstruction of view {', '.join(views)}"
-                if views
-                else ", ".join(name.removeprefix("term ") for name in names)
-            )
-            older = self.kept.all() if self.kept is not None else []
-            left = f"The checkpoint at {tokens_of(older[-1]):,} tokens is kept. " if older else ""
-            raise Diverged(
-                f"{learner.label}: not finite at step {first:,} ({first * self.options.batch:,} tokens): {where}. {left}Lower `lr` "
-                f"(now {learner.lr:.3g}), raise `warmup` (now {self.options.warmup:g}), or look for rows of huge norm "
-                f"(TrainingData.massive: {self.data.massive})."
-            )
+        if learner.sums.broken():
+            found = diverged(learner, self.number, batch=batch or {}, data=self.data, kept=self.kept)
+            assert found is not None
+            raise found
 
     # --- checkpoints ---------------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,9 @@ from .heldout import Heldout
 from .learner import Learner
 
 APART = 50
-"""Rows that are trained on for each one that is only looked at."""
+"""Rows that are trained on for each one that is only looked at; less in trainings so short that it does not matter."""
+LOOKS = 20
+"""How often they are looked at, at least."""
 
 
 class Records:
@@ -44,7 +46,8 @@ class Records:
         if self.heldout is None:
             return False
         looked = [row["tokens"] for row in self.rows if not math.isnan(row["l0_heldout"][0])]
-        return tokens - (looked[-1] if looked else 0) >= APART * self.heldout.rows
+        far = min(APART * self.heldout.rows, self.learners[0].options.tokens // LOOKS)
+        return tokens - (looked[-1] if looked else 0) >= far
 
     def _of(self, learner: Learner, since: int) -> dict[str, Any]:
         means, latents = learner.sums.means(), learner.config.latents

@@ -86,6 +86,20 @@ def test_updates_count_by_more_than_one(terminal: Terminal) -> None:
     assert bar.done == 10 and "10/10" in terminal.getvalue()
 
 
+def test_a_note_stands_behind_the_bar(terminal: Terminal) -> None:
+    with Progress("training", total=3) as bar:
+        assert not bar.visible
+        bar.update()
+        bar.note("loss 0.31")
+        assert bar.visible
+        bar.update()
+        Progress._display.refresh()
+        assert "loss 0.31" in terminal.getvalue()
+        bar.note("loss 0.29")
+        bar.update()
+    assert "loss 0.29" in terminal.getvalue()
+
+
 def test_rich_is_only_imported_for_a_bar() -> None:
     code = "import sys; from interp.core.progress import track; list(track(range(3), 'x')); sys.exit('rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
