@@ -16,8 +16,8 @@ sums, and a code's gradient is the sum of those of all prefixes that contain it.
 pre-activations and goes through the same products; its entries join those of the main loss before they are sorted.
 
 No gradient of the codes is ever dense, sums have a fixed order (no atomics), and `.grad` is written in place where it exists. A step of one
-process gives its share of the batch's loss and gradients (see `distributed`). When it misleads: it does not; where few latents share many
-codes (more than about one in thirty on) it is slower than dense products.
+process gives its share of the batch's loss and gradients (see `distributed`). When it misleads: it does not; but where more than about one
+code in eight is on (k large, few latents) it is no faster than dense products.
 """
 
 from collections.abc import Mapping

@@ -1,10 +1,11 @@
 """Training steps of dictionaries: ours beside SAELens' trainer, beside dense autograd, and beside the encoder's product alone.
 
-A step is forward, backward, gradient clipping and Adam, on rows that are low rank plus noise (no latent is dead, unless the row says so).
-SAELens' step is `SAETrainer.step` with the same initial weights and rows; the difference that is compared is that of the gradients of one
-step, relative to their length, over all weights. Dense autograd is a plain program with fused Adam. The encoder's product alone is the bound
-of any step that must look at every latent; what is given is the part of our step that it takes. Peak memory is what a fresh process holds
-beyond its state before the first step. dictionary_learning and eai-sparsify are compared where they can be imported.
+A step is forward, backward, gradient clipping and Adam, on rows that are low rank plus noise (no latent is dead, unless the row says
+so). SAELens' step is `SAETrainer.step` with the same initial weights and rows; the difference that is compared is that of the gradients of
+one step, relative to their length, over all weights. Dense autograd is a plain program with fused Adam. The encoder's product alone is the
+bound of any step that must look at every latent; what is given is the part of our step that it takes. Peak memory is what a fresh process
+holds beyond its state before the first step. dictionary_learning and eai-sparsify are compared where they can be imported (they are no
+dependency; `PYTHONPATH` may name a folder with their wheels).
 """
 
 import importlib.util
@@ -82,6 +83,10 @@ def named(size: dict[str, int]) -> str:
     return f"{size['m']:,} latents, d {size['d']}, k {size['k']}, {size['rows']:,} rows"
 
 
+def _took(times: list[list[float]]) -> str:
+    return f"{1000 * min(times[1]):.0f} ms against {1000 * min(times[0]):.0f} ms"
+
+
 def _theirs(kind: str, ours: Ours, size: dict[str, int], dead: int) -> Any:
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import SAETrainerConfig
@@ -120,7 +125,7 @@ def _saelens(kind: str, size: dict[str, int], dead: int = 0) -> Row:
     what = f"{kind} step" + (f", {dead:,} dead latents" if dead else "")
     note = "losses for dead latents differ, gradients are not compared" if dead else "gradients"
     return Row(f"{what}: {named(size)}", "SAELens SAETrainer.step", *ratio(*times), difference,
-               f"{note}; {1000 * min(times[1]):.0f} ms against {1000 * min(times[0]):.0f} ms")  # fmt: skip
+               f"{note}; {_took(times)}")  # fmt: skip
 
 
 def _difference(ours: Ours, sae: Any, rows: Tensor) -> float:
@@ -174,14 +179,47 @@ def _autograd(kind: str, size: dict[str, int], views: int) -> Row:
     times = interleaved([step, ours.step], repeats=3)
     what = f"{kind} step" if views == 1 else f"crosscoder of {views} views, {kind} step"
     return Row(f"{what}: {named(size)}", "dense autograd, fused Adam", *ratio(*times), difference,
-               f"gradients; {1000 * min(times[1]):.0f} ms against {1000 * min(times[0]):.0f} ms")  # fmt: skip
+               f"gradients; {_took(times)}")  # fmt: skip
 
 
 def _others(size: dict[str, int]) -> list[Row]:
     found = []
     if importlib.util.find_spec("dictionary_learning"):
         found.append(_dictionary_learning(size))
+    if importlib.util.find_spec("sparsify"):
+        found.append(_sparsify(size))
     return found
+
+
+def _sparsify(size: dict[str, int]) -> Row:
+    """Their `SparseCoder` with what their trainer does after it, but for keeping decoder rows at length 1; on a CPU without Triton."""
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    ours = Ours("topk", size)
+    (rows,) = ours.batch.values()
+    coder = SparseCoder(size["d"], SparseCoderConfig(num_latents=size["m"], k=size["k"], normalize_decoder=False))
+    with torch.no_grad():
+        coder.encoder.weight.copy_(ours.dictionary.encoders[0])
+        coder.W_dec.copy_(ours.dictionary.decoders[0])
+    optimizer = torch.optim.Adam(coder.parameters(), lr=1e-4, fused=True)
+    variance = (rows - rows.mean(dim=0)).square().sum()
+
+    def gradients() -> list[Tensor]:
+        optimizer.zero_grad()
+        (coder(rows).fvu * variance / len(rows)).backward()  # the same units as ours
+        return [coder.encoder.weight.grad, coder.W_dec.grad, coder.encoder.bias.grad, coder.b_dec.grad]
+
+    def step() -> None:
+        gradients()
+        torch.nn.utils.clip_grad_norm_(coder.parameters(), 1.0)
+        optimizer.step()
+
+    mine, theirs = ours.gradients(), gradients()
+    names = ("encoders.0", "decoders.0", "b_enc", "biases.0")
+    difference = max(float((mine[n] - t).norm() / t.norm()) for n, t in zip(names, theirs, strict=True))
+    times = interleaved([step, ours.step], repeats=3)
+    return Row(f"topk step: {named(size)}", "eai-sparsify SparseCoder, fused Adam", *ratio(*times), difference,
+               f"gradients; {_took(times)}")  # fmt: skip
 
 
 def _dictionary_learning(size: dict[str, int]) -> Row:
@@ -203,7 +241,7 @@ def _dictionary_learning(size: dict[str, int]) -> Row:
     count = iter(range(1, 10**6))
     times = interleaved([lambda: trainer.update(next(count), rows), ours.step], repeats=3)
     return Row(f"batchtopk step: {named(size)}", "dictionary_learning BatchTopKTrainer", *ratio(*times), 0.0,
-               f"other initial weights, nothing is compared; {1000 * min(times[1]):.0f} ms against {1000 * min(times[0]):.0f} ms")  # fmt: skip
+               f"other initial weights, nothing is compared; {_took(times)}")  # fmt: skip
 
 
 def _bound(kind: str, size: dict[str, int], views: int) -> Row:
@@ -246,16 +284,17 @@ def _screened(size: dict[str, int]) -> Row:
     a, b = x.bfloat16(), weight.bfloat16()
     bare = interleaved([lambda: x @ weight.T, lambda: a @ b.T], repeats=3)
     chosen = "chosen" if fast_bfloat16(x.device) else "not chosen"
-    return Row(f"topk step, screened: {named(size)}", "the same step, not screened", *ratio(*times), difference,
-               f"gradients; {outcome.fallback} rows not certified; bfloat16 product {ratio(*bare)[0]:.2f}x float32: {chosen} here")  # fmt: skip
+    note = f"gradients; {outcome.fallback} rows not certified; bfloat16 product {ratio(*bare)[0]:.2f}x float32: {chosen} here"
+    return Row(f"topk step, screened: {named(size)}", "the same step, not screened", *ratio(*times), difference, note)
 
 
 def _memory(size: dict[str, int]) -> Row:
     """Megabytes beyond what was there before, theirs over ours."""
     quick = "quick" if size is QUICK else "full"
     held = {name: _peak(name, quick) for name in ("saelens", "topk", "batchtopk")}
+    note = ", ".join(f"{name} {megabytes:,.0f} MB" for name, megabytes in held.items())
     return Row(f"peak memory of a step: {named(size)}", "SAELens SAETrainer.step, topk", held["saelens"] / held["topk"], 0.0, 0.0,
-               ", ".join(f"{name} {megabytes:,.0f} MB" for name, megabytes in held.items()) + ", with gradients and Adam's moments")  # fmt: skip
+               f"{note}, with gradients and Adam's moments")  # fmt: skip
 
 
 def _peak(name: str, size: str) -> float:
