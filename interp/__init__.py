@@ -31,7 +31,7 @@ _PUBLIC = {
     "Store": "interp.cache:Store",
     # dictionaries
     "Dictionary": "interp.core.dictionary:Dictionary",
-    "TrainingData": "interp.train.data:TrainingData",
+    "train": "interp.train",
     # methods
     "CausalTrace": "interp.analyses.tracing:CausalTrace",
     "ScenarioLabels": "interp.analyses.scenarios:ScenarioLabels",
@@ -110,6 +110,7 @@ __all__ = ["__version__", *_PUBLIC]
 if TYPE_CHECKING:
     from interp import data as data
     from interp import figures as figures
+    from interp import train as train
     from interp import verify as verify
     from interp.analyses.attribution import Attribution as Attribution
     from interp.analyses.attribution import EdgeAttribution as EdgeAttribution
@@ -188,7 +189,6 @@ if TYPE_CHECKING:
     from interp.models import reference as reference
     from interp.models.load import load as load
     from interp.report import report as report
-    from interp.train.data import TrainingData as TrainingData
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,7 @@ SKIP = {
     "train/distributed/files.py": "needs several processes; tests/train/distributed has them",
     "train/distributed/sliced.py": "needs several processes; tests/train/distributed has them",
     "train/distributed/parallel.py": "needs several processes; tests/train/distributed has them",
-    "train/fit.py": "trains for a minute; tests/cli/test_train_verbs.py does it smaller",
+    "train/fitting.py": "trains for a minute; tests/cli/test_train_verbs.py does it smaller",
     "train/training.py": "trains for minutes; tests/train/test_loop.py does it smaller",
     "train/saelens.py": "trains for minutes; tests/train/test_saelens.py does it smaller",
     "train/formats/__init__.py": "needs a downloaded dictionary; tests/train/formats makes some",
@@ -118,13 +118,12 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def dictionaries(store: Any, corpus: Any, models: list[Any]) -> list[Any]:
     """An SAE of the first model and a crosscoder of both, trained for a moment."""
-    from interp.train import fit, training
-    from interp.train.families import SAE, Crosscoder
+    from interp.train import SAE, Crosscoder, Training, fit
 
-    short = training.Training(tokens=4000, batch=500)
+    short = Training(tokens=4000, batch=500)
     families: list[Any] = [SAE(latents=64, k=8), Crosscoder(latents=64, k=8)]
     return [
-        fit.fit(family, models[: family.models], corpus, short, store=store, skip_first=1).dictionary
+        fit(family, models[: family.models], corpus, short, store=store, skip_first=1).dictionary
         for family in families
     ]
 

@@ -151,8 +151,8 @@ def _go(
     data: dict[str, Any],
 ) -> None:
     from interp.cache import Store
+    from interp.train import fit, plan
     from interp.train.distributed import Parallel
-    from interp.train.fit import fit, plan
 
     from .derive import build
 

@@ -1,9 +1,8 @@
 """From models and text to trained dictionaries in one call: capture what the family needs, split the rows, train.
 
-    from interp.train import fit
-    from interp.train.families import SAE
-    trained = fit.fit(SAE(site="blocks.2.hook_resid_post", latents=512, k=16), [lm], corpus, folder="runs/sae")
-    fit.plan(SAE(latents=512), [lm], corpus).describe()           # what it would read, write and hold, before anything is paid
+    from interp.train import SAE, fit, plan
+    trained = fit(SAE(site="blocks.2.hook_resid_post", latents=512, k=16), [lm], corpus, folder="runs/sae")
+    plan(SAE(latents=512), [lm], corpus).describe()               # what it would read, write and hold, before anything is paid
 
 The activations come from the shared store, so a second dictionary at the same site, an evaluation or a report computes nothing anew.
 Several models must read the text as the same tokens. The next steps are `interp dictionary-eval` and, for two models, `interp diff`.
