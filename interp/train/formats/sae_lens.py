@@ -312,7 +312,10 @@ def described(dictionary: Dictionary) -> tuple[dict[str, Any], dict[str, Tensor]
     if shape.skip:
         state["W_skip"] = raw.skip_weight.data
     state = {name: tensor.detach().cpu().float().contiguous().clone() for name, tensor in state.items()}
-    config = _config(dictionary, _architecture(raw, transcoder), competes)
+    rescaled = competes and bool(
+        (decoder != 0).any(dim=1).all()
+    )  # SAELens divides by the norms: one of 0 makes every row NaN
+    config = _config(dictionary, _architecture(raw, transcoder), rescaled)
     return config, state
 
 
@@ -324,7 +327,7 @@ def _architecture(raw: Dictionary, transcoder: bool) -> str:
     return ("jumprelu_" if kind == "jumprelu" else "") + middle + "transcoder"
 
 
-def _config(dictionary: Dictionary, architecture: str, competes: bool) -> dict[str, Any]:
+def _config(dictionary: Dictionary, architecture: str, rescaled: bool) -> dict[str, Any]:
     shape, about = dictionary.config, dictionary.metadata
     reads, writes = shape.reads[0], shape.writes[0]
     metadata: dict[str, Any] = {
@@ -340,7 +343,7 @@ def _config(dictionary: Dictionary, architecture: str, competes: bool) -> dict[s
         "metadata": metadata,
     }  # fmt: skip
     if architecture == "topk":
-        config |= {"k": int(shape.k), "rescale_acts_by_decoder_norm": competes}
+        config |= {"k": int(shape.k), "rescale_acts_by_decoder_norm": rescaled}
     if architecture in TRANSCODERS:
         config["d_out"] = writes.width
         metadata["hook_name_out"] = writes.site or None

@@ -29,7 +29,10 @@ def aside(folder: Path, *, overwrite: bool, replaces: Sequence[str]) -> Iterator
     place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield place
-        place.chmod(0o777 & ~_umask())
+        mask = _umask()
+        for written in place.iterdir():  # safetensors makes files that only their owner can read
+            written.chmod(0o666 & ~mask)
+        place.chmod(0o777 & ~mask)
         if folder.exists():
             shutil.rmtree(folder)
         place.replace(folder)

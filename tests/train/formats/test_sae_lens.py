@@ -145,6 +145,30 @@ def test_a_threshold_in_double_precision_keeps_the_same_latents(make: Make) -> N
     assert ours.encode(x).nonzero().tolist() == [[0, 0]] == sae.encode(x).nonzero().tolist()
 
 
+@pytest.mark.parametrize("activation", ["topk", "batchtopk"])
+def test_a_latent_without_decoder_harms_no_other(activation: str, make: Make, rows: Tensor) -> None:
+    """SAELens divides topk codes by decoder norms: a norm of 0 would make every reconstruction NaN."""
+    ours = make(activation)
+    ours.decoders[0].data[3] = 0
+    ours.b_enc.data[3] = 50.0  # it would win, did its code count
+    sae = formats.to_sae_lens(ours)
+    with torch.no_grad():
+        assert torch.allclose(sae(rows), ours(rows), atol=2e-5)
+        assert not bool((sae.encode(rows) > 1e-6)[:, 3].any()) and not bool(ours.encode(rows)[:, 3].any())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_other_dtypes_lose_nothing(dtype: str, rows: Tensor, tmp_path: Path) -> None:
+    sae = theirs("jumprelu").to(getattr(torch, dtype))
+    sae.save_model(tmp_path)
+    ours = formats.read(tmp_path)
+    assert ours.config.dtype == ("float64" if dtype == "float64" else "float32")
+    assert torch.equal(ours.W_dec, sae.W_dec.to(ours.dtype))
+    wide = sae.to(ours.dtype)
+    with torch.no_grad():
+        same_codes(ours.encode(rows), wide.encode(rows.to(ours.dtype)), edge(wide, rows.to(ours.dtype)))
+
+
 def test_z_sites_are_taken_by_heads_there(make: Make, tmp_path: Path, rows: Tensor) -> None:
     ours = formats.read(formats.write(make("jumprelu"), tmp_path / "a"), site="blocks.0.attn.hook_z")
     sae = sae_lens.SAE.load_from_disk(formats.write(ours, tmp_path / "b"))
