@@ -141,18 +141,28 @@ def _topk(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Values and ids [row, k] of a tile."""
     latents = tile.shape[1]
     more = min(k + 1, latents)  # the next one says whether the last is chosen by its value or by its id
-    if 2 * more * GROUP > latents:
+    if 4 * more * GROUP > 3 * latents:
         value, ids = tile.topk(more, dim=1)
     else:
-        group = _maxima(tile).topk(more, dim=1, sorted=False).indices
-        row = torch.arange(len(tile), device=tile.device)[:, None].expand_as(group)
-        place, inside = _members(tile, row.flatten(), group.flatten())
-        value, order = inside.view(len(tile), -1).topk(more, dim=1)
-        ids = place.view(len(tile), -1).gather(1, order)
+        value, ids = _grouped(tile, more)
     tied = ((value[:, 1:] == value[:, :-1]) & (value[:, 1:] > 0)).any(dim=1).nonzero().flatten()
     if len(tied):
         value[tied], ids[tied] = _ordered(tile[tied], value[tied], more)
     return value[:, :k], ids[:, :k]
+
+
+def _grouped(tile: Tensor, more: int) -> tuple[Tensor, Tensor]:
+    """The same through the groups with the largest maxima; latents beyond the last whole group are candidates besides."""
+    groups = tile.shape[1] // GROUP
+    body = tile[:, : groups * GROUP].view(len(tile), GROUP, groups)
+    group = body.amax(dim=1).topk(more, dim=1, sorted=False).indices
+    inside = body.gather(2, group[:, None].expand(-1, GROUP, -1)).flatten(1)
+    if tile.shape[1] % GROUP:
+        inside = torch.cat([inside, tile[:, groups * GROUP :]], dim=1)
+    value, place = inside.topk(more, dim=1)
+    ids = place.div(more, rounding_mode="floor") * groups + group.gather(1, place % more)
+    alone = place - GROUP * more
+    return value, torch.where(alone >= 0, groups * GROUP + alone, ids)
 
 
 def _ordered(rows: Tensor, value: Tensor, more: int) -> tuple[Tensor, Tensor]:
