@@ -245,4 +245,11 @@ METHODS = (
         "Latent effects: ablate, clamp or steer latents of a dictionary, and see what the model predicts.",
         "Latent effects: what do predictions owe to latents of a dictionary? Beside other latents and random directions.",
     ),
+    Method(
+        "diff",
+        "interp.analyses.dictionaries.diffing:ModelDiff",
+        "Model diffing: what a tuned model has that its base has not, by a crosscoder of both.",
+        "Model diffing: which latents of a crosscoder are one model's alone, which of them are artifacts, and what patching them does?",
+        two_models=True,
+    ),
 )

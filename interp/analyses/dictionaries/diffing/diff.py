@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from interp.core.lm import LM
 
 
-ALIGNED = 0.8
-"""Median cosine of shared latents' two decoder rows from which two models count as writing in one basis."""
+ALIGNED = 0.7
+"""Median cosine of shared latents' two decoder rows from which two models count as writing in one basis; ratios shrink by as much."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class ModelDiff(Comparison[DiffResult]):
     extreme: int = 0
     """Take so many latents with the largest (and smallest) differences instead of those beyond the thresholds; 0 takes the thresholds."""
     ratio: Literal["auto", "free", "paper"] = "auto"
-    """Which ratios judge: along the decoder, as published (`paper`); without a direction (`free`), which keeps its power in rotated bases and
-    counts whatever else happens on the same tokens; `auto` is paper where shared latents point the same way in both models, else free."""
+    """Which ratios judge: along the decoder, as published (`paper`); without a direction (`free`), which keeps its power in rotated bases
+    and counts whatever else happens on the same tokens; `auto`: paper where shared latents point the same way in both models, else free."""
     decoupled: float = 0.5
     """Ratio of the reconstruction from which a latent is decoupled: other latents write it into the other model."""
     shrunk: float = 0.2
