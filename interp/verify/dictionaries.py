@@ -1,9 +1,21 @@
 """The cases on dictionaries: how they are made, kept, evaluated and read."""
 
-from . import dictionary_evaluation, exports, latents
+from . import dictionary_evaluation, exports, features, latents
 from .case import Case
 
 CASES: tuple[Case, ...] = (
+    Case(
+        "planted features",
+        "Does a trained SAE find the features that made its rows, and none in noise?",
+        "MCC at least 0.99, 16 of 16 alive; 0 % of noise",
+        features.planted_features,
+    ),
+    Case(
+        "straight through",
+        "Is the gradient of a JumpReLU's count its central difference over the bandwidth?",
+        "relative difference below 1e-9",
+        features.straight_through,
+    ),
     Case(
         "export",
         "Does a dictionary that is written for SAELens give the same codes and reconstructions there?",
