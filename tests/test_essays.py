@@ -30,8 +30,6 @@ SKIP = {
     "train/fitting.py": "trains for a minute; tests/cli/test_train_verbs.py does it smaller",
     "train/training.py": "trains for minutes; tests/train/test_loop.py does it smaller",
     "train/saelens.py": "trains for minutes; tests/train/test_saelens.py does it smaller",
-    "train/formats/__init__.py": "needs a downloaded dictionary; tests/train/formats makes some",
-    "train/formats/sae_lens.py": "needs the hub",
     "train/interrupt.py": "a sketch of a loop; tests/train/test_checkpoint.py interrupts one",
     "models/bridge.py": "needs gpt2 from the hub",
     "models/checkpoint.py": "needs the hub",

@@ -1,10 +1,13 @@
 """Dictionaries of other libraries, read as ours; ours, written for them.
 
     from interp.train import formats
-    sae = formats.read("downloads/layer_20")                          # which library wrote it is read off its contents
-    formats.write(sae, "exported", "sae_lens")                        # SAE.load_from_disk("exported") encodes the same
-    formats.FORMATS                                                   # names, and what each looks for
-    formats.to_sae_lens(sae)                                          # a SAELens object, for SAEBench and dashboards
+    formats.write(sae, "exported", "sae_lens")        # SAE.load_from_disk("exported") encodes the same
+    formats.recognise("exported")                     # 'sae_lens': which library wrote it is read off its contents
+    formats.read("exported", site="blocks.2.hook_resid_post")
+    formats.FORMATS                                   # names, and what each looks for
+
+`to_sae_lens(sae)` gives a SAELens object, for SAEBench and dashboards; `from_sae_lens(SAE.from_pretrained(...))` takes whatever its
+loaders read (Gemma Scope, Llama Scope, ...).
 
 A foreign file holds weights and, often, little about what they are for. So a reader takes every tensor by name and shape, and
 refuses what it does not know, what is missing or not finite, and rules that a linear coder cannot express, by name. Where the file

@@ -1,9 +1,9 @@
 """SAELens: folders with `cfg.json` and `sae_weights.safetensors`, and its SAE objects, in both directions. Read in version 6.54.12.
 
-    formats.write(sae, "exported", "sae_lens")               # SAE.load_from_disk("exported") encodes and decodes the same
+    from interp.train import formats
+    formats.write(sae, "exported", "sae_lens")        # SAE.load_from_disk("exported") encodes and decodes the same
     formats.read("exported")
-    formats.from_sae_lens(SAE.from_pretrained(...))          # whatever its own loaders read: Gemma Scope, Llama Scope, ...
-    formats.to_sae_lens(sae)                                 # an SAE object, for its evaluation and dashboards
+    formats.code_units(sae)                           # what its codes there are multiples of: 1 [latent]
 
 Read: standard, topk, jumprelu, gated, transcoder, skip_transcoder, jumprelu_transcoder, jumprelu_skip_transcoder; of training
 checkpoints also batchtopk and matryoshka_batchtopk (both are saved as jumprelu once trained). A gated SAE opens latent j where
