@@ -122,7 +122,7 @@ def test_nothing_depends_on_the_store_or_the_parts(planted, atlas, atlas_text, t
 
 def test_a_text_shows_the_latents_that_are_on_in_it(planted):
     lm, dictionary, _, data, _ = planted
-    found = Latents(dictionary=dictionary, text="we saw the old zoo", n=2)(lm, data)
+    found = Latents(dictionary=dictionary, passage="we saw the old zoo", n=2)(lm, data)
     assert found.latents[0] == 1  # picked by how much and how rarely they are on, not by number
     code = found.data["text_code"].sel(latent=1).values
     assert code.argmax() == len(code) - 1 and code.max() == pytest.approx(15, abs=0.2)
@@ -197,18 +197,18 @@ def test_bad_input_is_refused_by_name(planted, atlas, atlas_text):
     lm, dictionary, _, data, _ = planted
     cases = [
         ({"latent": (99,)}, "numbered from 0"), ({"search": ("unheard",)}, "no single token"), ({"search": ("quince",)}, "are needed"),
-        ({"text": "near"}, "no latent is on"),
+        ({"passage": "near"}, "no latent is on"),
     ]  # fmt: skip
     silent = planted_world(n=4)[1]
     silent.b_enc.data.fill_(-1e6)
     for options, message in cases:
-        given = silent if options.get("text") else dictionary
+        given = silent if options.get("passage") else dictionary
         with pytest.raises(InterpError, match=message):
             Latents(dictionary=given, **options)(lm, data)
     with pytest.raises(BadInput, match="is on anywhere"):
         Latents(dictionary=silent)(lm, data)
     for options, message in [
-        ({"order": "size"}, "order"), ({"n": 0}, "`n`"), ({"latent": (1, 1)}, "twice"), ({"search": ("a",), "text": "b"}, "not both"),
+        ({"order": "size"}, "order"), ({"n": 0}, "`n`"), ({"latent": (1, 1)}, "twice"), ({"search": ("a",), "passage": "b"}, "not both"),
         ({"draws": 3}, "draws"), ({"search": ("a", "a")}, "different"),
     ]:  # fmt: skip
         with pytest.raises(BadInput, match=message):

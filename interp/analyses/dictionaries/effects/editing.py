@@ -1,9 +1,9 @@
 """Latents as edits: take them out, set them, or add to them, and leave everything else of the activation as it is.
 
     from interp.analyses.dictionaries.effects import ablate, clamp, steer
-    lm.run(text, edits=[ablate(sae, [12, 90])])              # x - f_12 d_12 - f_90 d_90 at every token
-    lm.run(text, edits=[clamp(sae, {12: 5.0})])              # x + (5 - f_12) d_12
-    lm.generate(text, edits=[steer(sae, {12: 8.0})])         # x + 8 d_12
+    lm.run("The king", edits=[ablate(sae, [12, 60])])                # x - f_12 d_12 - f_60 d_60 at every token
+    lm.run("The king", edits=[clamp(sae, {12: 5.0})])                # x + (5 - f_12) d_12
+    lm.generate("The king", 8, edits=[steer(sae, {12: 8.0})])        # x + 8 d_12
 
 What comes out is x + (f' - f) W_dec, in raw activations: the dictionary's reconstruction error stays where it is. (Replacing x by a
 reconstruction would mix the effect of the latents with that of everything that the dictionary misses.) So a token at which no code changes

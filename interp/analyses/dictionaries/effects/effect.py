@@ -24,14 +24,12 @@ When it misleads
   site would see the change, and it is not followed.
 
     import interp
-    from interp.core.dictionary import Dictionary, DictionaryConfig, View
     lm = interp.load("atlas")
-    view = View("stream", site="blocks.1.hook_resid_post", width=lm.spec.d_model)
-    random = Dictionary.initialise(DictionaryConfig(latents=256, reads=(view,), writes=(view,), k=16))   # or the folder of a trained one
-    text = interp.data.corpus(interp.reference.text("atlas", 8), lm.tokenizer, n_ctx=lm.spec.n_ctx)
-    latent = interp.Latents(dictionary=random, n=1, order="dense")(lm, text).latents
-    found = interp.LatentEffect(dictionary=random, latent=latent, draws=4)(lm, text)
-    found.effect_of("kl"), found.report_lines()
+    text = corpus.select(range(6))
+    latent = interp.Latents(dictionary="runs/sae", n=1, order="dense")(lm, text).latents
+    found = interp.LatentEffect(dictionary="runs/sae", latent=latent, draws=4)(lm, text)
+    found.effect_of("kl"), found.report_lines(), found.plot()
+    lm.run("The king", edits=[interp.ablate_latents(sae, latent)])          # sae = interp.open("runs/sae")
 """
 
 from collections.abc import Sequence
@@ -72,7 +70,7 @@ if TYPE_CHECKING:
 class LatentEffect(Analysis[LatentEffectResult]):
     """What changing latents does to predictions, beside other latents and random directions."""
 
-    dictionary: Any = ""
+    dictionary: str = ""
     """Folder of a saved dictionary (in Python also the dictionary itself)."""
     latent: tuple[int, ...] = ()
     """Numbers of the latents that are changed, together."""

@@ -12,7 +12,7 @@ which is enough alone:
 A card shows all of it for one latent. `search` asks the other way round: which latents fire on `gold`? For each latent, the mean code on
 the word's tokens less that on all others, and the AUC. The latents that stand out on one half of the texts are tested on the other half,
 against the same tokens rotated by a random step within each document (a latent that is on all through a text about mining is no latent of
-`gold`), with Holm's correction over all that were tested. `text` asks which latents are on in a text of your own.
+`gold`), with Holm's correction over all that were tested. `passage` asks which latents are on in a text of your own.
 
 Source. The cards follow the feature browser of Bricken et al. 2023, "Towards Monosemanticity", and SAEDashboard. Deviations: intervals are
 quantiles of the codes, not equal steps up to the largest; examples are of different texts; searches have a null, which is a rotation.
@@ -29,12 +29,11 @@ When it misleads
 
     import interp
     lm = interp.load("atlas")
-    text = interp.data.corpus(interp.reference.text("atlas", 40), lm.tokenizer, n_ctx=lm.spec.n_ctx)
-    from interp.core.dictionary import Dictionary, DictionaryConfig, View
-    view = View("stream", site="blocks.1.hook_resid_post", width=lm.spec.d_model)
-    random = Dictionary.initialise(DictionaryConfig(latents=256, reads=(view,), writes=(view,), k=8))    # or the folder of a trained one
-    found = interp.Latents(dictionary=random, n=4)(lm, text)
-    found.report_lines(), found.card(int(found.data["latent"][0])), found.plot()
+    found = interp.Latents(dictionary="runs/sae", n=4)(lm, corpus)          # a folder, or the dictionary itself; text as a corpus
+    found.report_lines(), found.card(found.latents[0]), found.examples(found.latents[0])
+    found.plot(latent=found.latents[1])
+    who = interp.Latents(dictionary="runs/sae", search=(" king",), candidates=5)(lm, corpus)
+    who.searched(), who.plot(by="search")
 """
 
 from collections.abc import Sequence
@@ -73,7 +72,7 @@ class Latents(Analysis[LatentsResult]):
 
     takes = "text"
 
-    dictionary: Any = ""
+    dictionary: str = ""
     """Folder of a saved dictionary (in Python also the dictionary itself)."""
     latent: tuple[int, ...] = ()
     """Numbers of the latents to show; `n` are picked where none is named."""
@@ -84,7 +83,7 @@ class Latents(Analysis[LatentsResult]):
     those with the largest codes (`strong`), or at `random`. A search or a text picks those that it finds."""
     search: tuple[str, ...] = ()
     """Words: which latents fire on them? Each must be one token of the tokenizer."""
-    text: str = ""
+    passage: str = ""
     """A text: which latents are on in it, beside how often they are on elsewhere?"""
     top: int = 12
     """Strongest examples of a latent, each of another text."""
@@ -133,8 +132,8 @@ class Latents(Analysis[LatentsResult]):
             raise BadInput(f"`latent` names a latent twice: {list(self.latent)}. Name each once.")
         if len(set(self.search)) < len(self.search) or not all(word.strip() for word in self.search):
             raise BadInput(f"`search` must be different words; not {list(self.search)}.")
-        if self.search and self.text:
-            raise BadInput("give `search` or `text`, not both: each of them picks the latents that are shown.")
+        if self.search and self.passage:
+            raise BadInput("give `search` or `passage`, not both: each of them picks the latents that are shown.")
 
     def __call__(self, lm: "LM", data: Any = None, *, store: Any = None, others: "Sequence[LM]" = ()) -> LatentsResult:
         """Run on a model and a corpus. `others` are further models that the dictionary reads (crosscoders of two)."""
@@ -161,7 +160,7 @@ class Latents(Analysis[LatentsResult]):
 
     def cost(self, lm: "LM", data: Any = None) -> Cost:
         """One or two forward passes over the corpus, as far as the sites that are read (none where the store has them)."""
-        passes = 1 if self.latent and not self.search and not self.text else 2
+        passes = 1 if self.latent and not self.search and not self.passage else 2
         latents = opened(self.dictionary).latents
         room = (
             latents * 8 * (8 + 2 * len(self.search) + 2 * max(self.n, len(self.latent)))
@@ -179,13 +178,13 @@ class Latents(Analysis[LatentsResult]):
         queries = {word: _tokens_of(lm, word) for word in self.search}
         half = halves(data.texts, numpy_generator(self.seed, "latent halves"))
         tally = Tally(dictionary.latents, half, queries)
-        direct = Firings(self.latent, dictionary.latents) if self.latent and not queries and not self.text else None
+        direct = Firings(self.latent, dictionary.latents) if self.latent and not queries and not self.passage else None
         for chunk in self._chunks(dictionary, models, data, store, "codes"):
             tally.add(chunk)
             if direct is not None:
                 direct.add(chunk)
         found: Searched | None = searched(tally, queries, self.latent, self.candidates)
-        score = self._text(dictionary, models, lm, tally) if self.text else None
+        score = self._text(dictionary, models, lm, tally) if self.passage else None
         kept = (
             list(self.latent) or found.every if found is not None else list(self.latent) or self._picked(tally, score)
         )
@@ -223,7 +222,7 @@ class Latents(Analysis[LatentsResult]):
         """Scores of all latents for the text [latent]: largest code in it, over that in the corpus, times -ln density; and its codes."""
         from interp.data import corpus
 
-        mine = corpus([self.text], lm.tokenizer, n_ctx=lm.spec.n_ctx, long="refuse")
+        mine = corpus([self.passage], lm.tokenizer, n_ctx=lm.spec.n_ctx, long="refuse")
         (chunk,) = chunks(dictionary, models, mine, None, budget=max(mine.lengths), bos=self.bos)
         largest = np.zeros(dictionary.latents)
         np.maximum.at(largest, chunk.codes.ids.numpy(), chunk.codes.values.numpy().astype(np.float64))
@@ -231,7 +230,7 @@ class Latents(Analysis[LatentsResult]):
         surprise = -np.log((tally.count.sum(axis=0) + 0.5) / (rows + 1))
         score = largest / np.maximum(tally.most, largest).clip(1e-30) * surprise
         if not (score > 0).any():
-            raise BadInput(f"no latent is on in {self.text[:60]!r}. Give a longer text.")
+            raise BadInput(f"no latent is on in {self.passage[:60]!r}. Give a longer text.")
         return score, chunk
 
 

@@ -1,7 +1,7 @@
 """Cards for Neuronpedia: the folder that its import reads, written from a result.
 
-    from interp.analyses.dictionaries.latents.neuronpedia import export_neuronpedia
-    export_neuronpedia(found, "exports", model="gpt2-small", source_set="res-mine", creator="Ana", creator_id="...")
+    found = interp.Latents(dictionary=sae, n=2)(lm, corpus)
+    interp.export_neuronpedia(found, "exports", model="gpt2-small", source_set="res-mine", creator="Ana", creator_id="her account")
 
     exports/MODEL/LAYER-SOURCE_SET/    release.jsonl  model.jsonl  sourceset.jsonl  source.jsonl   one record each
         features/batch-0.jsonl.gz      a latent a line: logits of either end, histograms, density, neighbours
