@@ -351,3 +351,81 @@ def test_bad_input_is_refused(atlas, atlas_tuned, text):
         DictionaryEvaluation(dictionary=identity(view), skip=500)(atlas, text)
     with pytest.raises(BadInput, match="dictionary` is missing"):
         DictionaryEvaluation(dictionary="")(atlas, text)
+
+
+def test_a_view_of_the_token_before_is_read_and_put_back_there(rows):
+    """Codes at a token come from the one before; what is written with an offset is put where it came from."""
+    model = tiny("gpt2")
+    lm = wrap(model, words(), "gpt2")
+    before = replace(view_of(lm, "blocks.1.hook_resid_post", "before"), offset=-1)
+    now = view_of(lm, "blocks.1.hook_mlp_out", "now")
+    coder = drawn((before,), (now, before))
+    found = DictionaryEvaluation(dictionary=coder)(lm, corpus_of(rows))
+    assert found.data["tokens"].values.tolist() == [length - 1 for length in LENGTHS]  # the first token has none before
+    for place, row in enumerate(rows):
+        x = oracle.capture(model, "resid_post", 1, row[None])[0]
+        codes = (x[:-1] @ coder.encoders[0].T + coder.b_enc).clamp(min=0)  # of tokens 1, 2, ...
+        hats = [codes @ weight + bias for weight, bias in zip(coder.decoders, coder.biases, strict=True)]
+        x_now = oracle.capture(model, "mlp_out", 1, row[None])[0][1:]
+        for column, (target, hat) in enumerate(((x_now, hats[0]), (x[:-1], hats[1]))):
+            error = float((target.double() - hat.double()).square().sum())
+            assert float(found.data["error"][place, column]) == pytest.approx(error, rel=1e-4)
+        for name, kind, where, hat in (
+            ("now", "mlp_out", slice(1, None), hats[0]),
+            ("before", "resid_post", slice(0, -1), hats[1]),
+        ):
+
+            def put(old, where=where, hat=hat):
+                new = old.clone()
+                new[0, where] = hat
+                return new
+
+            loss, _ = scored(*(oracle.edited(model, edits, row[None])[0] for edits in ([], [(kind, 1, put)])), row, 1)
+            at = found.data.isel(document=place).sel(replacement=name, condition="dictionary")
+            assert float(at["ce"]) == pytest.approx(loss, rel=2e-4), name
+
+
+def test_the_threshold_of_inference_counts_not_the_k_of_training(atlas, text):
+    view = view_of(atlas, "blocks.2.hook_resid_post")
+    coder = drawn((view,), (view,), activation="batchtopk", k=4.0, code_scale="sum", centred=True)
+    coder.threshold.fill_(6.0)
+    found = DictionaryEvaluation(dictionary=coder)(atlas, text)
+    site = interp.Site.parse(view.site)
+    x = torch.cat([atlas.read([one], [site])[site][1:] for one in text.documents])
+    codes = ((x - coder.biases[0]) @ coder.encoders[0].T + coder.b_enc).clamp(min=0)
+    on = (codes * coder.decoders[0].norm(dim=1) > 6.0).sum(1).double().mean()
+    assert found.l0()["l0"] == pytest.approx(float(on), rel=1e-3) and abs(float(on) - 4) > 1
+    assert any("batchtopk, 4 asked for" in line for line in found.report_lines())
+
+
+def test_a_real_model_gets_back_more_the_more_components_are_kept(real_models, tmp_path, capsys):
+    from interp.cli import main
+
+    lm = interp.load(real_models / "stories260K-llama")
+    story = "Once upon a time there was a little girl named Lily. She loved to play outside in the park with her dog. "
+    text = interp.data.corpus([story, story.replace("Lily", "Tom").replace("girl", "boy")], lm.tokenizer, n_ctx=64)
+    view = view_of(lm, "blocks.2.hook_resid_post")
+    site = interp.Site.parse(view.site)
+    x = torch.cat([lm.read([one], [site])[site][1:] for one in text.documents]).double()
+    axes = torch.linalg.eigh((x - x.mean(0)).T @ (x - x.mean(0))).eigenvectors
+    shares = []
+    for rank in (2, 16, 40, view.width):
+        coder = signed((view,), axes[:, -rank:].T.float(), mean=x.mean(0).float())
+        shares.append(float(DictionaryEvaluation(dictionary=coder)(lm, text).recovered("kl", "mean")["mean"][0]))
+    assert shares == sorted(shares) and shares[0] < 0.5 and shares[-1] == pytest.approx(1.0, abs=1e-4)
+    coder.save(tmp_path / "whole")
+    (tmp_path / "text.txt").write_text(story)
+    options = [
+        "--dictionary",
+        str(tmp_path / "whole"),
+        "--text",
+        str(tmp_path / "text.txt"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    with pytest.raises(SystemExit) as left:
+        main(["dictionary-eval", str(real_models / "stories260K-llama"), *options])
+    assert left.value.code in (0, None)
+    said = capsys.readouterr().out
+    assert "loss recovered: 1" in said and "FVU" in said
+    assert isinstance(open_result(tmp_path / "out"), DictionaryEvaluationResult)

@@ -46,7 +46,7 @@ class Place:
         """The view's rows [..., token, d]: the site, less the other model's where it is a difference, shifted by its offset."""
         x = self.flat(read, self.model)
         if self.minus is not None:
-            x = x - self.flat(read, self.minus)
+            x = x - self.flat(read, self.minus).to(x.device)
         return x.roll(-self.view.offset, dims=-2)
 
     def known(self, length: int) -> slice:

@@ -27,21 +27,17 @@ class ViewSums:
 
         Rows that are not first or massive (part 0) enter `scalar`; all enter `part`, for what the others would have changed.
         """
-        x, hat = x.double().cpu(), hat.double().cpu()
-        centred, back = x - self.mean, hat - self.mean
+        device = hat.device if hat.device.type != "mps" else torch.device("cpu")  # mps has no float64
+        x, hat, mean = x.to(device).double(), hat.to(device).double(), self.mean.to(device)
+        centred, back = x - mean, hat - mean
         error, total = (x - hat).square().sum(dim=-1), centred.square().sum(dim=-1)
-        square = x.square().sum(dim=-1)
-        for name, values in (
-            ("tokens", torch.ones_like(error)),
-            ("error", error),
-            ("energy", square),
-            ("spread", total),
-        ):
-            self.part[name].index_add_(0, part, values)
-        self.whole += centred.sum(dim=0)
-        keep = part == 0
+        rows = {"tokens": torch.ones_like(error), "error": error, "energy": x.square().sum(dim=-1), "spread": total}
+        for name, values in rows.items():
+            self.part[name].index_add_(0, part, values.cpu())
+        self.whole += centred.sum(dim=0).cpu()
+        keep = (part == 0).to(device)
         self._add_kept(x[keep], hat[keep], centred[keep], back[keep], error[keep], total[keep])
-        return error, total
+        return error.cpu(), total.cpu()
 
     def _add_kept(self, x: Tensor, hat: Tensor, centred: Tensor, back: Tensor, error: Tensor, total: Tensor) -> None:
         size, high = x.norm(dim=-1), hat.norm(dim=-1)
@@ -54,8 +50,8 @@ class ViewSums:
         }  # fmt: skip
         for name, value in found.items():
             self.scalar[name] += float(value)
-        self.shift["x"] += centred.sum(dim=0)
-        self.shift["hat"] += back.sum(dim=0)
+        self.shift["x"] += centred.sum(dim=0).cpu()
+        self.shift["hat"] += back.sum(dim=0).cpu()
 
     def numbers(self) -> dict[str, float]:
         """mse (a component), fvu_legacy, cosine, norm_ratio and slope over the evaluated tokens, and fvu_all over all tokens."""
