@@ -324,7 +324,7 @@ def _check(config: DictionaryConfig, options: Training, architecture: str) -> No
     if why:
         raise BadInput(f"SAELens cannot train this dictionary, which has {why}. Use our own trainer.")
     for name, value in NOT_THERE.items():
-        if getattr(options, name) != value:
+        if getattr(options, name) not in (value, getattr(Training, name)):  # a default that nobody chose is no wish
             raise BadInput(
                 f"SAELens' trainer has no `{name}` (it does {value!r}); not {getattr(options, name)!r}. Use our own trainer."
             )
