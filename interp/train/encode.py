@@ -109,11 +109,11 @@ def encode(
     few = dead is None or len(dead) * FEW <= dictionary.latents
     product.screen = Screen(dictionary, inputs, scale) if few and can_screen(dictionary, screen) else None
     if dictionary.config.activation == "topk":
-        on, cut, fallback = _rows(product, max(1, round(k)), scale)
+        on, cut, fallback = _rows(product, max(1, round(k)), scale, parallel)
     else:
         count = active_count(k, parallel.total(product.rows))
         on, cut, fallback = _batch(product, count, hint, scale, parallel)
-    return Encoded(on, None if dead is None else _dead(product, dead, most, scale), cut, fallback)
+    return Encoded(on, None if dead is None else _dead(product, dead, most, scale, parallel), cut, fallback)
 
 
 class _Product:
@@ -136,7 +136,7 @@ class _Product:
 
     def columns(self, latents: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Pre-activations [tile, some] of some latents, with the number of the first row; from the whole product, if that was made."""
-        step = max(1, pick.TILE.get(latents.device.type, pick.WIDE) // len(latents))
+        step = max(1, pick.TILE.get(latents.device.type, pick.WIDE) // max(1, len(latents)))
         if self.screen is None:
             for start, tile in self.tiles():
                 for first in range(0, len(tile), step):
@@ -186,26 +186,36 @@ class _Product:
         return held
 
 
-def _rows(product: _Product, k: int, scale: Tensor | None) -> tuple[Entries, float, int]:
-    """The k largest of each row."""
+def _rows(product: _Product, k: int, scale: Tensor | None, parallel: "Parallel") -> tuple[Entries, float, int]:
+    """The k largest of each row, over processes that share the latents too."""
+    most = min(k, product.latents)
     if product.screen is not None:
-        return _screened(product, product.screen, k, scale)
-    of, ids, values = [], [], []
-    cut = torch.inf
-    for start, tile in product.tiles():
-        score, best = select_topk(tile, k, scale=scale)
-        code, on = tile.gather(1, best), score > 0
-        row = torch.arange(start, start + len(tile), device=tile.device)[:, None].expand_as(best)
-        of.append(row[on])
-        ids.append(best[on])
-        values.append(code[on])
-        if len(values[-1]):
-            cut = min(cut, float(score[on].min()))
-    return _entries(product, of, ids, values), 0.0 if cut == torch.inf else cut, 0
+        score, best, code, again = _screened(product, product.screen, most, scale)
+    else:
+        again, shape = 0, (product.rows, most)
+        score = torch.empty(shape, dtype=product.wide, device=product.inputs[0].device)
+        code, best = torch.empty_like(score, dtype=product.dictionary.dtype), torch.empty_like(score, dtype=torch.int64)
+        for start, tile in product.tiles():
+            rows = slice(start, start + len(tile))
+            score[rows], best[rows] = select_topk(tile, most, scale=scale)
+            torch.gather(tile, 1, best[rows], out=code[rows])
+    on = _winners(score, k, parallel)
+    row = torch.arange(len(score), device=score.device)[:, None].expand_as(best)
+    entries = Entries.of_rows(product.rows, row[on], best[on], code[on])
+    return entries, float(score[on].min()) if len(entries.ids) else 0.0, again
 
 
-def _screened(product: _Product, screen: Screen, k: int, scale: Tensor | None) -> tuple[Entries, float, int]:
-    """The same, from bounds; rows that are not certified are multiplied out."""
+def _winners(score: Tensor, k: int, parallel: "Parallel") -> Tensor:
+    """Which of the scores [row, at most k] (falling, the k largest that are here) are among the k largest of their row."""
+    if parallel.latents.size == 1:
+        return score > 0
+    cut, ties = parallel.row_cut(score, k)
+    equal = (score == cut[:, None]) & (score > 0)
+    return (score > cut[:, None]) | (equal & (equal.cumsum(1) <= ties[:, None]))
+
+
+def _screened(product: _Product, screen: Screen, k: int, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Scores, latents and codes [row, k] from bounds, and how many rows were not certified and are multiplied out."""
     found = screened_rows(screen, k)
     score, best, code = found.scores, found.ids, found.codes
     again = (~found.certified).nonzero().flatten()
@@ -213,10 +223,7 @@ def _screened(product: _Product, screen: Screen, k: int, scale: Tensor | None) -
         tile = product.some(rows)
         score[rows], best[rows] = select_topk(tile, k, scale=scale)
         code[rows] = tile.gather(1, best[rows])
-    on = score > 0
-    row = torch.arange(len(score), device=score.device)[:, None].expand_as(best)
-    entries = Entries.of_rows(product.rows, row[on], best[on], code[on])
-    return entries, float(score[on].min()) if len(entries.ids) else 0.0, len(again)
+    return score, best, code, len(again)
 
 
 def _batch(
@@ -230,9 +237,10 @@ def _batch(
             return done
     product.screen = None
     found = _above(product, pick.MARGIN * float(hint or 0), scale, pick.CROWD * count) if hinted else None
-    useful = (
-        parallel.agree(found is not None, every=True) and parallel.total(0 if found is None else len(found[0])) >= count
-    )
+    useful = found is not None and len(found[0]) >= count
+    if parallel.size > 1:
+        enough = int(parallel.world.sum_(torch.tensor(0 if found is None else len(found[0])))) >= count
+        useful = parallel.agree(found is not None, every=True) and enough
     if not useful:
         tops = [pick.maxima(tile, scale=scale) for _, tile in product.tiles()]
         bar = pick.bar_of(torch.cat(tops), count) if tops else 0.0
@@ -296,8 +304,10 @@ def _above(
     return flat, score, code
 
 
-def _dead(product: _Product, dead: Tensor, most: int, scale: Tensor | None) -> "Entries | Block":
+def _dead(product: _Product, dead: Tensor, most: int, scale: Tensor | None, parallel: "Parallel") -> "Entries | Block":
     """The `most` largest positive codes of each row among the dead latents."""
+    if parallel.latents.size > 1:
+        return _shared_dead(product, dead, most, scale, parallel)
     weight = None if scale is None else scale[dead]
     block = product.inputs[0].new_zeros(product.rows, len(dead)) if len(dead) <= DENSE * most else None
     of, ids, values = [], [], []
@@ -315,6 +325,20 @@ def _dead(product: _Product, dead: Tensor, most: int, scale: Tensor | None) -> "
             ids.append(dead[place[on]])
             values.append(code[on])
     return Block(dead, block) if block is not None else _entries(product, of, ids, values)
+
+
+def _shared_dead(product: _Product, dead: Tensor, most: int, scale: Tensor | None, parallel: "Parallel") -> Entries:
+    """The same where other processes have other dead latents, and this one perhaps none."""
+    shape = product.rows, min(most, len(dead))
+    score = torch.zeros(shape, dtype=product.wide, device=dead.device)
+    place, codes = torch.zeros_like(score, dtype=torch.int64), torch.zeros_like(score, dtype=product.dictionary.dtype)
+    for start, code in product.columns(dead) if len(dead) else ():
+        rows = slice(start, start + len(code))
+        score[rows], place[rows] = select_topk(code, shape[1], scale=None if scale is None else scale[dead])
+        codes[rows] = code.gather(1, place[rows])
+    on = _winners(score, most, parallel)
+    row = torch.arange(product.rows, device=dead.device)[:, None].expand_as(place)
+    return Entries.of_rows(product.rows, row[on], dead[place[on]], codes[on])
 
 
 def _entries(product: _Product, of: list[Tensor], ids: list[Tensor], values: list[Tensor]) -> Entries:

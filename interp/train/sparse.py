@@ -35,15 +35,13 @@ from .encode import Block, Encoded, Entries, encode
 from .step import Context, Objective, Outcome
 
 
-def applies(dictionary: Dictionary, objective: Objective, context: Context | None = None) -> bool:
-    """Whether this step is for them: topk or batchtopk, one competition, no penalty on the codes, latents in one process."""
+def applies(dictionary: Dictionary, objective: Objective) -> bool:
+    """Whether this step is for them: topk or batchtopk, one competition, no penalty on the codes."""
     config = dictionary.config
-    parallel = None if context is None else context.parallel
     return (
         config.activation in ("topk", "batchtopk")
         and config.code_scale != "decoupled"
         and (objective.sparsity == "none" or objective.coefficient == 0)
-        and (parallel is None or parallel.latents.size == 1)
     )
 
 
@@ -61,7 +59,7 @@ def sparse_step(
     `screen`: whether the encoder looks for candidates in bfloat16 first (`screen`); None: where bfloat16 has instructions of its own.
     Raises `BadInput` where the step does not apply, and for NaN.
     """
-    if not applies(dictionary, objective, context):
+    if not applies(dictionary, objective):
         raise BadInput(
             f"the sparse step is for topk and batchtopk without a penalty; not {dictionary.config.activation!r} with code_scale="
             f"{dictionary.config.code_scale!r} and sparsity={objective.sparsity!r}. Use `interp.train.step.step`, which chooses."
@@ -73,11 +71,11 @@ def sparse_step(
     given = {view.name: batch[view.name].to(dictionary.dtype) for view in config.views}
     inputs = [given[v.name] - biases[v.name] if config.centred else given[v.name] for v in config.reads]
     rows = max(1, parallel.total(len(inputs[0])))
-    dead, most = _dead(dictionary, objective, context)
+    dead, most = _dead(dictionary, objective, context, parallel)
     encoded = encode(
         dictionary, inputs, k=context.k, parallel=parallel, hint=context.cut, dead=dead, most=most, screen=screen
     )
-    decoded = _decode(dictionary, encoded.on, given)
+    decoded = _decode(dictionary, encoded.on, given, parallel)
     terms, gradients, errors = _reconstruction(dictionary, decoded, batch, objective=objective, rows=rows)
     auxiliary = (
         None
@@ -88,13 +86,13 @@ def sparse_step(
         terms["auxiliary"] = torch.zeros_like(terms["reconstruction"]) if auxiliary is None else auxiliary.loss
     weights = {"reconstruction": 1.0, "difference": objective.difference, "auxiliary": objective.auxiliary}
     loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-    _backward(dictionary, encoded, gradients, auxiliary=auxiliary, inputs=inputs, given=given)
+    _backward(dictionary, encoded, gradients, auxiliary=auxiliary, inputs=inputs, given=given, parallel=parallel)
     wide = _wide(dictionary)
     return Outcome(
         loss=loss.to(wide),
         terms={name: term.to(wide) for name, term in terms.items()},
         fired=torch.bincount(encoded.on.ids, minlength=dictionary.latents),
-        l0=torch.tensor(len(encoded.on.ids) / rows, device=loss.device),
+        l0=parallel.latents.sum_(torch.tensor(len(encoded.on.ids) / rows, device=loss.device)),
         residual={name: _squares(error).to(wide) for name, error in errors.items()},
         cut=encoded.cut,
         fallback=encoded.fallback,
@@ -110,16 +108,23 @@ class _Auxiliary:
     """Of the weighted loss by the reconstruction of the residual {view: [row, d]}."""
 
 
-def _dead(dictionary: Dictionary, objective: Objective, context: Context) -> tuple[Tensor | None, int]:
-    """Numbers of dead latents, and how many of them may speak in a row: half the width of the widest view."""
+def _dead(
+    dictionary: Dictionary, objective: Objective, context: Context, parallel: Parallel
+) -> tuple[Tensor | None, int]:
+    """Numbers of dead latents, and how many of all there are may speak in a row: half the width of the widest view."""
     if not objective.auxiliary or context.dead is None:
         return None, 0
     dead = context.dead.to(dictionary.device).nonzero().flatten()
     most = max(1, max(view.width for view in dictionary.config.writes) // 2)
-    return (dead, min(most, len(dead))) if len(dead) else (None, 0)
+    count = len(dead)
+    if parallel.latents.size > 1:
+        count = int(parallel.latents.sum_(torch.tensor(count)))
+    return (dead, min(most, count)) if count else (None, 0)
 
 
-def _decode(dictionary: Dictionary, on: Entries, given: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+def _decode(
+    dictionary: Dictionary, on: Entries, given: Mapping[str, Tensor], parallel: Parallel
+) -> dict[str, list[Tensor]]:
     """Reconstructions {written view: one [row, d] a nested width}."""
     out: dict[str, list[Tensor]] = {}
     for weight, bias, view in zip(dictionary.decoders, dictionary.biases, dictionary.config.writes, strict=True):
@@ -131,7 +136,8 @@ def _decode(dictionary: Dictionary, on: Entries, given: Mapping[str, Tensor]) ->
             part = _part(dictionary, on, view, (low, high))
             if part is not None:
                 entries, _, first = part
-                total = total + bag(entries.ids, entries.values, entries.offsets, weight[first : first + high - low])
+                said = bag(entries.ids, entries.values, entries.offsets, weight[first : first + high - low])
+                total = total + parallel.latents.sum_(said)
             out[view.name].append(total.expand(len(on.offsets) - 1, view.width))
     return out
 
@@ -219,7 +225,7 @@ def _auxiliary(
             part = _part(dictionary, dead, view, (0, dictionary.latents))
             assert part is not None
             said = bag(part[0].ids, part[0].values, part[0].offsets, weight)
-        missed = said.to(wide) + errors[view.name]  # the residual is x - x̂
+        missed = parallel.latents.sum_(said).to(wide) + errors[view.name]  # the residual is x - x̂
         loss = loss + _squares(missed) / spread
         gradients[view.name] = missed * (2 * objective.auxiliary / spread).to(wide)
     return _Auxiliary(loss, dead, gradients)
@@ -227,7 +233,7 @@ def _auxiliary(
 
 def _backward(
     dictionary: Dictionary, encoded: Encoded, gradients: Mapping[str, list[Tensor]], *, auxiliary: _Auxiliary | None,
-    inputs: list[Tensor], given: Mapping[str, Tensor],
+    inputs: list[Tensor], given: Mapping[str, Tensor], parallel: Parallel,
 ) -> None:  # fmt: skip
     """All gradients of weights from those of the reconstructions."""
     config, on = dictionary.config, encoded.on
@@ -265,7 +271,8 @@ def _backward(
         names = [view.name for view in config.writes]
         for weight, view in zip(dictionary.encoders, config.reads, strict=True):
             low, high = config.range_of(view)
-            _grad(dictionary.biases[names.index(view.name)]).sub_(_grad(dictionary.b_enc)[low:high] @ weight.detach())
+            read_ = parallel.latents.sum_(_grad(dictionary.b_enc)[low:high] @ weight.detach())
+            _grad(dictionary.biases[names.index(view.name)]).sub_(read_)
 
 
 def _add_block(dictionary: Dictionary, dead: Block, gradients: Mapping[str, Tensor], inputs: list[Tensor]) -> None:

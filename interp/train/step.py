@@ -108,7 +108,7 @@ def step(dictionary: Dictionary, batch: Mapping[str, Tensor], objective: Objecti
     from .distributed.combine import combine
     from .sparse import applies, sparse_step
 
-    chosen = sparse_step if applies(dictionary, objective, context) else dense_step
+    chosen = sparse_step if applies(dictionary, objective) else dense_step
     outcome = chosen(dictionary, batch, objective, context)
     if context.parallel is not None:
         combine(context.parallel, dictionary.parameters(), outcome)

@@ -12,8 +12,6 @@ from interp.core.errors import BadInput
 from interp.core.topk import fast_bfloat16
 from interp.train import encode as encoder
 from interp.train.dense import dense_step
-from interp.train.distributed import Parallel
-from interp.train.distributed.ranks import Ranks
 from interp.train.screen import Screen, can_screen, screened_batch, screened_rows
 from interp.train.sparse import applies, sparse_step
 from interp.train.step import Context, Objective, step
@@ -360,8 +358,6 @@ def test_what_it_does_not_do_is_refused_or_left_to_autograd():
     assert not applies(dictionary, Objective(sparsity="l1", coefficient=1.0))
     assert applies(dictionary, Objective(sparsity="l1"))
     assert not applies(build(code_scale="decoupled"), Objective())
-    shared = Parallel(latents=Ranks(0, 2, None))
-    assert not applies(dictionary, Objective(), Context(parallel=shared))
     with pytest.raises(BadInput, match="sparsity='l1'"):
         sparse_step(dictionary, rows(dictionary), Objective(sparsity="l1", coefficient=1.0), Context())
     with pytest.raises(BadInput, match="'in'"):

@@ -117,3 +117,10 @@ def test_and_in_float32_to_its_digits(name, latents):
 def test_rows_and_latents_at_once():
     found = together(train, "batchtopk", torch.float64, size=4, latents=2)
     check(alone("batchtopk", torch.float64), found, 1e-9)
+
+
+@pytest.mark.parametrize("latents", [1, 2], ids=["rows", "latents"])
+def test_where_the_encoder_screens_too(latents, monkeypatch):
+    plain = alone("topk")
+    monkeypatch.setattr("interp.train.encode.can_screen", lambda dictionary, wanted: True)
+    check(plain, together(train, "topk", latents=latents), 1e-5)
