@@ -14,7 +14,7 @@ positive is off whatever the threshold; a threshold below zero is one of zero (o
 
     import torch
     from interp.train.activations import jumprelu, step
-    x, t = torch.linspace(0, 1, 100), torch.full((1,), 0.5, requires_grad=True)
+    x, t = torch.linspace(0, 1, 100)[:, None], torch.full((1,), 0.5, requires_grad=True)
     step(x, t, 0.1).sum().backward()
     t.grad                                           # about -100: rows are that dense
 """
