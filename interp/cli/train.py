@@ -98,6 +98,9 @@ def _command(kind: Any, training: Any, two: bool, text: str) -> Any:
         trainer: Annotated[
             Literal["interp", "sae_lens"], typer.Option(help="Who trains; sae_lens: SAEs of one site.")
         ] = "interp",
+        architecture: Annotated[
+            str, typer.Option(help="With --trainer sae_lens: an architecture that only SAELens trains, such as gated.")
+        ] = "",
         shards: Annotated[
             int, typer.Option(min=1, help="Under torchrun: processes that share the latents of one dictionary.")
         ] = 1,
@@ -112,7 +115,8 @@ def _command(kind: Any, training: Any, two: bool, text: str) -> Any:
         names = [model, other] if two else [model]
         _go(
             kind, training, names, Source(text=text, limit_tokens=limit_tokens), options, sweep, output=output, figure=figure,
-            paper=paper, how=(backend, device, dtype), dry_run=dry_run, trainer=trainer, room=max_disk, shards=shards,
+            paper=paper, how=(backend, device, dtype), dry_run=dry_run, trainer=trainer, architecture=architecture,
+            room=max_disk, shards=shards,
             data={"heldout": heldout, "skip_first": skip_first, "massive": massive, "dtype": stored_dtype},
         )  # fmt: skip
 
@@ -146,6 +150,7 @@ def _go(
     how: tuple[Any, str, str],
     dry_run: bool,
     trainer: str,
+    architecture: str,
     room: str | None,
     shards: int,
     data: dict[str, Any],
@@ -170,7 +175,8 @@ def _go(
     setting = build(training, options | {"device": models[0].spec.device})
     parallel = Parallel.from_environment(latents=shards)
     trained = fit(
-        families, models, corpus, setting, store=store, folder=output, trainer=trainer, parallel=parallel, say=typer.echo, **data,
+        families, models, corpus, setting, store=store, folder=output, trainer=trainer, architecture=architecture,
+        parallel=parallel, say=typer.echo, **data,
     )  # fmt: skip
     if not parallel.main:
         return

@@ -106,6 +106,7 @@ def fit(
     massive: Literal["keep", "skip"] = "keep",
     dtype: "str | None" = None,
     trainer: str = "interp",
+    architecture: str = "",
     parallel: "Parallel | None" = None,
     say: "Callable[[str], None] | None" = None,
 ) -> Trained:
@@ -116,6 +117,12 @@ def fit(
     raise.
     """
     one_of("trainer", trainer, TRAINERS)
+    if architecture and trainer != "sae_lens":
+        raise BadInput(
+            f"`architecture` {architecture!r} is one of SAELens' own. Say trainer='sae_lens', or leave it out."
+        )
+    if trainer == "sae_lens" and parallel is not None and parallel.size > 1:
+        raise BadInput(f"SAELens' trainer is one process, and these are {parallel.size}. Start it without torchrun.")
     families = [family] if isinstance(family, Family) else list(family)
     if not families:
         raise BadInput("there is no family to train. Give at least one.")
@@ -143,7 +150,7 @@ def fit(
     if trainer == "sae_lens":
         from .saelens import train_with_sae_lens
 
-        return train_with_sae_lens(data, configs, training, folder=folder, say=say)
+        return train_with_sae_lens(data, configs, training, architecture=architecture, folder=folder, say=say)
     return training(data, configs, folder=folder, parallel=parallel, say=say)
 
 

@@ -214,10 +214,11 @@ def begin(
     """A dictionary (this process's latents) before its first step: random directions, decoder biases at the mean of what is written."""
     from .distributed import Sliced
 
-    several = len(config.writes) > 1 and config.activation in ("topk", "batchtopk")
+    several = len(config.writes) > 1
+    norm = 0.1 if config.activation not in ("topk", "batchtopk") else 1.0 if several else 0.5
     means = {view.name: scalings[view.name].apply(data.moments(view.name).mean.float()) for view in config.writes}
     chosen: dict[str, Any] = {
-        "seed": options.seed, "norm": options.init_norm or (1.0 if several else 0.1), "biases": means,
+        "seed": options.seed, "norm": options.init_norm or norm, "biases": means,
         "scalings": {view.name: scalings[view.name] for view in config.views},
     }  # fmt: skip
     return (

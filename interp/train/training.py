@@ -72,7 +72,8 @@ class Training:
     normalise: str = "norm"
     """How each view is brought to a common size: one factor (`norm`), its mean subtracted as well (`centred`), or `none`."""
     init_norm: float = 0.0
-    """Decoder norm at the beginning; 0 for 0.1, or 1 for topk and batchtopk dictionaries that write several views."""
+    """Decoder norm at the beginning; 0 for 0.1, or, of topk and batchtopk dictionaries (of which shorter ones leave
+    more latents dead), 0.5, and 1 where they write several views."""
     reconstruction: str = "squared"
     """What is minimised: the `squared` error, or the unsquared `norm` of it (crosscoders as published)."""
     sparsity: str = "auto"
