@@ -1,8 +1,14 @@
 """The encoder of the sparse step: one dense product, of which only the codes that are on are kept.
 
-    chosen = encode(dictionary, inputs, k=32, hint=context.cut)       # inputs: what each read view gives [row, d], bias subtracted
-    chosen.on                                                         # Entries: the codes that are on
-    chosen.dead                                                       # Entries: what the dead latents would say, for the auxiliary loss
+    import torch
+    from interp.core.dictionary import Dictionary, DictionaryConfig, View
+    from interp.train.distributed import Parallel
+    from interp.train.encode import encode
+    view = View("in", width=8)
+    sae = Dictionary.initialise(DictionaryConfig(16, (view,), (view,), activation="topk", k=2))
+    found = encode(sae, [torch.eye(8) - sae.b_dec], k=2, parallel=Parallel.none(), dead=torch.tensor([3, 5]), most=1)
+    found.on.ids, found.on.values        # the codes that are on
+    found.dead                           # what the dead latents would say, for the auxiliary loss
 
 The pre-activations [row, latent] are the only dense thing there is. They are made in tiles of rows where they would be too large (`HELD`),
 and written over in the next step. A batch's cut is exact across tiles and across processes: each tile gives all that is not below a bar,

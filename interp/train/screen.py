@@ -1,6 +1,12 @@
 """Selection in bfloat16 that is that of float32: a cheap product bounds every score, and only what could matter is computed.
 
-    found = screened_rows(screen, 32, scale)      # scores, ids, codes [row, k] and which rows [row] are certified
+    import torch
+    from interp.core.dictionary import Dictionary, DictionaryConfig, View
+    from interp.train.screen import Screen, screened_rows
+    view = View("in", width=8)
+    sae = Dictionary.initialise(DictionaryConfig(64, (view,), (view,), activation="topk", k=2))
+    found = screened_rows(Screen(sae, [torch.eye(8)], sae.scale()), 2)     # scores, ids, codes [row, k]
+    found.certified                                                        # [row]: this is what float32 gives
 
 The product of `core.topk` in bfloat16, with two more columns, is not the pre-activation but a bound that none exceeds. The candidates
 with the largest bounds are computed again in float32 (dot products by index), and the k largest of these are those of the row if

@@ -1,6 +1,14 @@
 """The training step of topk and batchtopk dictionaries, written out: one dense product, everything else at the cost of what is on.
 
-    outcome = sparse_step(dictionary, {"in": rows}, Objective(), Context(k=32, cut=before.cut))
+    import torch
+    from interp.core.dictionary import Dictionary, DictionaryConfig, View
+    from interp.train.sparse import sparse_step
+    from interp.train.step import Context, Objective
+    view = View("in", width=8)
+    sae = Dictionary.initialise(DictionaryConfig(16, (view,), (view,), activation="batchtopk", k=2))
+    first = sparse_step(sae, {"in": torch.eye(8)}, Objective(), Context(k=2))
+    first.loss, first.l0, sae.b_enc.grad.shape
+    sparse_step(sae, {"in": torch.eye(8)}, Objective(), Context(k=2, cut=first.cut))    # the same, sooner
 
 Dense autograd multiplies [row, latent] by [latent, d] five times a step (encoder, decoder, the codes' gradient, two weights' gradients).
 With 32 of 16,384 codes on, all but the first are products with 0.2 % of the entries:

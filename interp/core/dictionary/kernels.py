@@ -1,8 +1,12 @@
 """Products with sparse codes: decoding, and the two gradients of decoding, at the cost of the latents that are on.
 
+    import torch
+    from interp.core.dictionary.kernels import bag, bag_rows_grad, bag_values_grad, by_latent, row_of
+    ids, values, offsets = torch.tensor([1, 4, 0]), torch.ones(3), torch.tensor([0, 2, 3])    # two rows: 1 and 4 are on; 0 is
+    W_dec, g = torch.eye(5), torch.ones(2, 5)
     xhat = bag(ids, values, offsets, W_dec)                         # [row, d] = dense codes @ W_dec
     dv = bag_values_grad(g, W_dec, ids, offsets)                    # [on]     = (g @ W_dec.T) where codes are on
-    order = by_latent(ids, latents)
+    order = by_latent(ids, 5)
     dW = bag_rows_grad(g, row_of(offsets), values, order)           # [latent, d] = dense codes.T @ g
 
 A code with 32 of 16,384 latents on is a bag of 32 weighted rows, so decoding is torch's embedding bag; its gradient by the weights of the

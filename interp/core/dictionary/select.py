@@ -1,7 +1,11 @@
 """Which latents are on: the largest scores of each row, or of a whole batch, without sorting what cannot be among them.
 
+    import torch
+    from interp.core.dictionary.select import select_batch, select_topk
+    scores = torch.randn(8, 1000, generator=torch.Generator().manual_seed(0))
     values, ids = select_topk(scores, 32)                        # [row, 32], falling
-    chosen = select_batch(scores, 32 * len(scores), hint=cut)    # chosen.flat rising, chosen.values, chosen.cut
+    chosen = select_batch(scores, 32 * len(scores))              # chosen.flat rising, chosen.values, chosen.cut
+    select_batch(scores, 32 * len(scores), hint=chosen.cut)      # the same, sooner
 
 Both are exact. The k largest entries of a row lie in the k groups with the largest maxima, so one pass of maxima over groups of 16 leaves
 a sixteenth to look at. Over a batch, the `count` largest entries are all at or above the `count`-th largest maximum of a group; and a cut
