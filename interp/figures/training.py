@@ -171,7 +171,9 @@ def _legend(figure: go.Figure, result: "TrainingResult", chosen: tuple[str, ...]
         ]
     for entry in entries:
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name=plain(entry["name"]), line=entry["line"]))
-    marks = [("held out", {"symbol": "circle-open"})] if set(HELD) & set(chosen) else []
+    marks: list[tuple[str, dict[str, Any]]] = (
+        [("held out", {"symbol": "circle-open"})] if set(HELD) & set(chosen) else []
+    )
     marks += (
         [("held out, final threshold", {"symbol": "x-thin", "line": {"width": 1.6, "color": FAINT}})]
         if set(FINAL) & set(chosen)
