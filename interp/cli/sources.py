@@ -60,7 +60,9 @@ Limit = Annotated[
 
 
 def options_for(takes: Any) -> tuple[str, ...]:
-    """The options that a method has by which its data are said."""
+    """The options that a method has by which its data are said; of all, where it may take one or the other (a tuple)."""
+    if isinstance(takes, tuple):
+        return tuple(dict.fromkeys(name for one in takes for name in options_for(one)))
     return OPTIONS.get(takes, _PROMPTS) if isinstance(takes, str) else _PROMPTS
 
 

@@ -42,7 +42,7 @@ def _verb(method: Method) -> Any:
         analysis = getattr(importlib.import_module(module), name)
         left_out: tuple[str, ...] = () if method.two_models else ("other",)
         left_out += () if method.clean else ("clean",)
-        command = with_options(_command(method, analysis), analysis, without=(*left_out, *without(analysis.takes)))
+        command = with_options(_command(method, analysis), analysis, without=(*left_out, *without(analysis.may_take or analysis.takes)))
         run(command, f"interp {method.verb}", context.args)
 
     verb.__doc__ = method.essay

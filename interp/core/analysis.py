@@ -190,6 +190,8 @@ class Analysis(Generic[R]):
     """What it runs on: `facts` (prompts with a subject), `prompts` (any, with answers), `pairs` (clean and corrupted), `desiderata` (base,
     source, target; pairs will do), `text`, `weights` (nothing but the model), `lexicon` (words for prompts of its own making), `concepts`
     or `labelled` (texts with a yes or a no). A property where options decide."""
+    may_take: ClassVar[tuple[str, ...]] = ()
+    """Where options decide on it and it can be more than prompts: what it may be."""
     optional: ClassVar[bool] = False
     """Whether it also runs without data."""
 

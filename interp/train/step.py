@@ -50,7 +50,7 @@ class Objective:
     bandwidth: float = 0.05
     """Width of the window in which a jumprelu threshold has a gradient."""
     step: str = "step"
-    """What `l0` counts: `step` (a latent that is on), or `tanh` of its code, which also pulls on large ones."""
+    """What `l0` counts: `step` (a latent that is on), or `tanh` of its code, which counts weak ones less."""
 
     def __post_init__(self) -> None:
         one_of("reconstruction", self.reconstruction, ("squared", "norm"))

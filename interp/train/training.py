@@ -93,7 +93,7 @@ class Training:
     bandwidth: float = 0.05
     """Width of the window in which a jumprelu threshold has a gradient."""
     count: str = "step"
-    """What `l0` counts: `step` (latents that are on), or `tanh` of their codes, which also pulls on large ones."""
+    """What `l0` counts: `step` (latents that are on), or `tanh` of their codes, which counts weak ones less."""
     threshold_memory: float = 0.9
     """Weight of what was before in the running batchtopk threshold, each step (0.999 elsewhere: it lags a thousand steps behind)."""
     seed: int = 0

@@ -34,7 +34,7 @@ When it misleads
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -69,6 +69,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class LatentEffect(Analysis[LatentEffectResult]):
     """What changing latents does to predictions, beside other latents and random directions."""
+
+    may_take: ClassVar[tuple[str, ...]] = ("text", "prompts")
 
     dictionary: str = ""
     """Folder of a saved dictionary (in Python also the dictionary itself)."""
