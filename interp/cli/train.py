@@ -22,7 +22,7 @@ from .sources import Source, Tokens
 
 app = typer.Typer(
     help="Train dictionaries: SAEs, transcoders, crosscoders. MODEL is written as everywhere; all run on the shared activation store.",
-    short_help="Train dictionaries: sae, transcoder, crosscoder, ...",
+    short_help="Train dictionaries: SAEs, transcoders, crosscoders.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
