@@ -31,12 +31,11 @@ from ..errors import BadInput
 from ..seed import generator
 from .codes import Codes
 from .config import DictionaryConfig, View
+from .rows import Activations, by_view, finite
 from .scaling import Scaling
 
 TILE = 16 << 20
 """Pre-activations that `codes` holds at once."""
-
-Activations = Tensor | Mapping[str, Tensor]
 
 
 class Dictionary(nn.Module):
@@ -132,7 +131,7 @@ class Dictionary(nn.Module):
 
     def normalise(self, x: Activations, *, written: bool = False) -> dict[str, Tensor]:
         """Raw activations as {view: [..., d]} in normalised space: of the views that are read, or (`written`) reconstructed."""
-        named = self._named(x, self.config.writes if written else self.config.reads)
+        named = by_view(x, self.config.writes if written else self.config.reads)
         return {name: self.scalings[name].apply(rows).to(self.dtype) for name, rows in named.items()}
 
     def encoder(self, name: str) -> Tensor:
@@ -221,13 +220,16 @@ class Dictionary(nn.Module):
         return self.threshold
 
     def encode(self, x: Activations) -> Tensor:
-        """Codes [..., latent] of raw activations: [..., d], or {view: [..., d]} for several views ([..., view, d] where widths agree)."""
-        return self.activate(self.pre(self.normalise(x)))
+        """Codes [..., latent] of raw activations: [..., d], or {view: [..., d]} for several views ([..., view, d] where widths agree).
+
+        Raises `BadInput` for rows that are not finite: NaN exceeds no threshold, so most rules would give codes of zero for it.
+        """
+        return self.activate(self.pre(finite(self.normalise(x))))
 
     @torch.no_grad()
     def codes(self, x: Activations) -> Codes:
         """Sparse codes of raw activations [row, d] (or {view: [row, d]}); dense ones exist for a tile of rows at a time."""
-        named = self._named(x, self.config.reads)
+        named = by_view(x, self.config.reads)
         count = len(next(iter(named.values())))
         tile = max(1, TILE // self.latents)
         parts = []
@@ -315,7 +317,8 @@ class Dictionary(nn.Module):
             "dtype": self.config.dtype, "device": str(self.device), "normalize_activations": "none", "reshape_activations": "none",
             "apply_b_dec_to_input": self.config.centred, "metadata": SimpleNamespace(**(self.metadata | about)),
         }  # fmt: skip
-        kept: SimpleNamespace = self.__dict__.setdefault("_cfg", SimpleNamespace())  # SAEBench writes its own fields to it
+        # one object, because SAEBench writes its own fields to it
+        kept: SimpleNamespace = self.__dict__.setdefault("_cfg", SimpleNamespace())
         kept.__dict__.update(said)
         return kept
 
@@ -323,6 +326,7 @@ class Dictionary(nn.Module):
         """The same dictionary for raw activations: scalings folded into the weights, the one threshold into one a latent.
 
         Codes and reconstructions are the same, but for rounding; decoder norms are not (they are then in raw units: read Delta before).
+        Half precision becomes float32, and then they are those of `dictionary.float()`.
         With `topk` over several written views each code is multiplied by its scale, and its decoder rows divided by it.
         """
         from .fold import folded
@@ -371,27 +375,6 @@ class Dictionary(nn.Module):
         view = self._view(name, views)
         weight, (low, high) = weights[views.index(view)], self.config.range_of(view)
         return weight if high - low == self.latents else nn.functional.pad(weight, (0, 0, low, self.latents - high))
-
-    def _named(self, x: Activations, views: tuple[View, ...]) -> dict[str, Tensor]:
-        names = [view.name for view in views]
-        if isinstance(x, Tensor):
-            if len(views) == 1:
-                x = {names[0]: x}
-            elif x.ndim >= 2 and x.shape[-2] == len(views):
-                x = dict(zip(names, x.unbind(-2), strict=True))
-            else:
-                raise BadInput(
-                    f"this dictionary reads {names}: give a mapping of these, or [..., {len(views)}, d]; not {list(x.shape)}."
-                )
-        if absent := [name for name in names if name not in x]:
-            raise BadInput(f"the views {absent} are missing; given are {list(x)}.")
-        for view in views:
-            if x[view.name].shape[-1] != view.width:
-                raise BadInput(
-                    f"view {view.name!r} ({view.site or 'no site'}) has width {view.width}; the rows given have "
-                    f"{x[view.name].shape[-1]}. Is this the right model and site?"
-                )
-        return {name: x[name] for name in names}
 
 
 def _shown(view: View) -> str:

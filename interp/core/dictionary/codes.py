@@ -48,6 +48,8 @@ class Codes:
         """Of all rows after one another."""
         if not parts:
             raise BadInput("there are no codes to join. Give at least one.")
+        if len(widths := {part.latents for part in parts}) > 1:
+            raise BadInput(f"codes of {sorted(widths)} latents cannot be joined. Are they of one dictionary?")
         counts = torch.cat([part.counts() for part in parts])
         return cls(
             torch.cat([p.ids for p in parts]), torch.cat([p.values for p in parts]), _offsets(counts), parts[0].latents

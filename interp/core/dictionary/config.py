@@ -127,6 +127,9 @@ class DictionaryConfig:
                 raise BadInput(
                     f"latent {covered.index(False)} and {covered.count(False) - 1} others {what}. Widen a view's latents."
                 )
+        names = [name for name, _ in self.groups]
+        if any(size < 1 for _, size in self.groups) or len(set(names)) < len(names):
+            raise BadInput(f"groups need different names and at least one latent each; not {list(self.groups)}.")
         if self.groups and sum(size for _, size in self.groups) != self.latents:
             raise BadInput(
                 f"the groups {dict(self.groups)} hold {sum(s for _, s in self.groups)} latents, not {self.latents}."

@@ -3,8 +3,10 @@
 With x_n = (x - mean) c:  encoder' = c encoder,  decoder' = decoder / c,  bias' = bias / c + mean,  and where nothing is subtracted before
 the encoder, b_enc' = b_enc - c mean · encoder. Pre-activations, and so codes, stay. A threshold on code times scale becomes one on the
 code alone, threshold / scale, because the scale (a sum of decoder norms) is fixed now and would otherwise change with the units.
+Weights in half precision become float32: multiplied and rounded to half again, they would be those of another dictionary.
 """
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,8 @@ def folded(dictionary: "Dictionary") -> "Dictionary":
     """See `Dictionary.folded`. Raises `BadInput` for decoupled competitions, which one threshold a latent cannot express."""
     from .coder import Dictionary
 
+    if dictionary.b_enc.element_size() < 4:
+        dictionary = deepcopy(dictionary).float()
     config = dictionary.config
     if config.code_scale == "decoupled":
         raise BadInput(
@@ -55,7 +59,9 @@ def folded(dictionary: "Dictionary") -> "Dictionary":
     if config.activation == "batchtopk":
         one = dictionary._calibrated().to(units)
         competes = dictionary.scale().double()
-        new.thresholds.copy_(torch.where(competes > 0, one / competes, torch.inf))  # a code times nothing never exceeds it
+        new.thresholds.copy_(
+            torch.where(competes > 0, one / competes, torch.inf)
+        )  # a code times nothing never exceeds it
     elif config.activation == "jumprelu":
         new.thresholds.copy_(dictionary.thresholds)
     if config.skip:

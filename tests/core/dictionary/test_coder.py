@@ -84,6 +84,16 @@ def test_folding_changes_nothing_but_the_units(kind: str, centred: bool) -> None
     assert torch.allclose(new(x), made(x), atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["topk", "batchtopk", "jumprelu"])
+def test_half_precision_is_not_rounded_again_by_folding(kind: str, dtype: torch.dtype) -> None:
+    half, x = sae(kind).to(dtype), rows(50, 8, seed=3)
+    new, wide = half.folded(), sae(kind).to(dtype).float()
+    assert half.dtype == dtype and new.dtype == torch.float32 and new.config.dtype == "float32"
+    assert torch.allclose(new.encode(x), wide.encode(x), atol=1e-4)
+    assert torch.allclose(new(x), wide(x), atol=1e-4)
+
+
 def test_folding_several_views() -> None:
     made, x = crosscoder(), {"base": rows(50, 8, seed=1), "tuned": rows(50, 6, seed=2)}
     new = made.folded()
@@ -200,6 +210,27 @@ def test_what_other_tools_ask_for() -> None:
 def test_what_cannot_be_a_dictionary_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         DictionaryConfig(**({"latents": 32, "reads": (IN,), "writes": (IN,)} | change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["relu", "topk", "batchtopk", "jumprelu"])
+def test_rows_that_are_not_finite_have_no_codes(kind: str) -> None:
+    x = rows(5, 8)
+    for bad in (torch.nan, torch.inf):
+        x[3, 2] = bad
+        for encode in (sae(kind).encode, sae(kind).codes):
+            with pytest.raises(BadInput, match="'in' hold NaN or infinite"):
+                encode(x)
+
+
+def test_views_of_different_numbers_of_rows_are_not_spread_over_each_other() -> None:
+    for call in (crosscoder().encode, crosscoder().codes, crosscoder().normalise):
+        with pytest.raises(BadInput, match=r"different numbers, .*\[5, 8\].*\[1, 6\]"):
+            call({"base": rows(5, 8), "tuned": rows(1, 6)})
+
+
+def test_codes_of_other_dictionaries_are_not_joined() -> None:
+    with pytest.raises(BadInput, match=r"\[4, 5\] latents"):
+        Codes.cat([Codes.of(rows(2, 4)), Codes.of(rows(2, 5))])
 
 
 def test_rows_that_do_not_fit_are_refused() -> None:
