@@ -169,13 +169,17 @@ class OffsetView:
     def __len__(self) -> int:
         return len(self.view)
 
-    def take(self, index: Tensor) -> Tensor:
-        """Rows by number."""
+    def known(self, index: Tensor) -> Tensor:
+        """Which of the rows have a neighbour in their document, bool."""
         document, _ = self.owner.position(index)
         there = index + self.offset
-        starts, stops = self.owner.offsets[document], self.owner.offsets[document + 1]
-        inside = (there >= starts) & (there < stops)
-        found = self.view.take(torch.where(inside, there, index))
+        inside: Tensor = (there >= self.owner.offsets[document]) & (there < self.owner.offsets[document + 1])
+        return inside
+
+    def take(self, index: Tensor) -> Tensor:
+        """Rows by number."""
+        inside = self.known(index)
+        found = self.view.take(torch.where(inside, index + self.offset, index))
         found[~inside] = 0
         return found
 

@@ -9,6 +9,7 @@
 Documents are kept aside whole, because neighbouring tokens are nearly the same row. The first tokens of documents (`skip_first`) can be
 left out: in many models the first is an attention sink with a norm a hundred times that of any other, and so can all rows of such a norm
 (`massive="skip"`). They are counted in any case, and NaN or infinite rows are refused: both make dictionaries that look fine and are not.
+Rows at which a shifted view has no neighbour (the first token of a document, for the token before) are left out as well.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..cache import Batches, FlatView, Moments
-from ..cache.views import chunks, moments, owner_of
+from ..cache.views import OffsetView, chunks, moments, owner_of
 from ..core.dictionary import Scaling
 from ..core.digest import digest_of
 from ..core.errors import BadInput, one_of
@@ -28,7 +29,7 @@ from ..core.seed import generator
 MASSIVE = 20.0
 """A row whose norm is so many times the median is called massive."""
 LOOKED_AT = 1 << 16
-"""Rows whose norms are looked at where nothing is to be left out."""
+"""Rows whose norms are looked at where nothing is to be left out; the store has refused what is not finite."""
 COUNTED = 1 << 18
 """Rows that mean and variance are taken of."""
 
@@ -61,12 +62,13 @@ class TrainingData:
         self.metadata = dict(metadata or {})
         self.seed, self.heldout_share, self.skip_first, self.skip_massive = seed, heldout, skip_first, massive == "skip"
         Batches(self.views, 1)  # refuses views that are incomplete or of different tokens
-        first = next(iter(self.views.values()))
-        self.total, self.owner = len(first), owner_of(first)
+        self.total = len(next(iter(self.views.values())))
+        self.owner = next((owner for view in self.views.values() if (owner := owner_of(view)) is not None), None)
         if skip_first and self.owner is None:
             raise BadInput("`skip_first` needs documents, and these rows have none. Leave the rows out yourself.")
-        self.ratios = self._look()
-        keep = self._kept()
+        keep = self._whole()
+        self.ratios, self._numbers = self._look(keep)
+        keep = keep & self._moderate()
         aside = self._aside(keep)
         self.train, self.aside = keep & ~aside, keep & aside
         self.rows, self.heldout_rows = int(self.train.sum()), int(self.aside.sum())
@@ -110,8 +112,13 @@ class TrainingData:
 
     @property
     def massive(self) -> dict[str, int]:
-        """Rows (of those that were looked at) whose norm is more than 20 times the median, by view."""
+        """Rows (of those that were looked at; none that `skip_first` leaves out) whose norm is above 20 times the median, by view."""
         return {name: int((ratio > MASSIVE).sum()) for name, ratio in self.ratios.items()}
+
+    @property
+    def looked(self) -> dict[str, int]:
+        """How many rows were looked at for that, by view."""
+        return {name: len(ratio) for name, ratio in self.ratios.items()}
 
     @cached_property
     def digest(self) -> str:
@@ -122,13 +129,16 @@ class TrainingData:
     def _moments(self) -> dict[str, Moments]:
         return {}
 
-    def _look(self) -> dict[str, Tensor]:
-        """Norms over their median, of all rows where massive ones are to go, else of a sample; also finds what is not finite."""
-        numbers = torch.arange(self.total)
-        if not self.skip_massive and self.total > LOOKED_AT:
-            numbers = torch.randperm(self.total, generator=generator(self.seed, "look"))[:LOOKED_AT].sort().values
-        found = {}
+    def _look(self, keep: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Norms over their median, and of which rows: of a sample, but of all where massive ones are to go or no store has checked them;
+        also finds what is not finite."""
+        every = keep.nonzero()[:, 0]
+        some = every
+        if not self.skip_massive and len(every) > LOOKED_AT:
+            some = every[torch.randperm(len(every), generator=generator(self.seed, "look"))[:LOOKED_AT].sort().values]
+        found, looked = {}, {}
         for name, view in self.views.items():
+            numbers = looked[name] = every if owner_of(view) is None else some
             norms = torch.cat([part.double().norm(dim=1) for part in chunks(view, numbers)])
             if not bool(norms.isfinite().all()):
                 bad = numbers[~norms.isfinite()]
@@ -140,15 +150,28 @@ class TrainingData:
             if not median > 0:
                 raise BadInput(f"view {name!r} ({view.label}) is zero in most rows. Is this the right site?")
             found[name] = norms / median
-        return found
+        return found, looked
 
-    def _kept(self) -> Tensor:
+    def _whole(self) -> Tensor:
+        """Bool [row]: not among the first of a document, and with a neighbour in every shifted view."""
+        numbers = torch.arange(self.total)
         keep = torch.ones(self.total, dtype=torch.bool)
         if self.skip_first:
-            keep &= self.owner.position(torch.arange(self.total))[1] >= self.skip_first
-        if self.skip_massive:
-            for ratio in self.ratios.values():
-                keep &= ratio <= MASSIVE
+            keep &= self.owner.position(numbers)[1] >= self.skip_first
+        for view in self.views.values():
+            if isinstance(view, OffsetView):
+                keep &= view.known(numbers)
+        if not bool(keep.any()):
+            raise BadInput(
+                f"no document has a row after its first {self.skip_first} and within its shifted views. Bring longer documents."
+            )
+        return keep
+
+    def _moderate(self) -> Tensor:
+        """Bool [row]: not massive, where such rows are left out."""
+        keep = torch.ones(self.total, dtype=torch.bool)
+        for name, ratio in self.ratios.items() if self.skip_massive else ():
+            keep[self._numbers[name][ratio > MASSIVE]] = False
         return keep
 
     def _aside(self, keep: Tensor) -> Tensor:

@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from ..cache import Store, human
 from ..cache.gather import gather, view_of
-from ..core.dictionary import DictionaryConfig, View
+from ..core.dictionary import Dictionary, DictionaryConfig, View
 from ..core.errors import BadInput, one_of
 from ..core.lm import LM
-from .data import TrainingData
+from .data import MASSIVE, TrainingData
 from .families import Family
 from .training import Trained, Training
 
@@ -88,8 +90,8 @@ def plan(family: Family, models: Sequence[LM], corpus: Any, store: "Store | None
         sites = sorted({view.site for view in views.values() if _uses(view, lm)})
         preview = store.preview(lm, corpus, sites)
         disk, fresh, rows = disk + preview.total_bytes, fresh + preview.bytes, preview.tokens
-    counts = [(config.range_of(view), view.width) for view in (*config.reads, *config.writes)]
-    parameters = sum((high - low) * width for (low, high), width in counts) + config.latents
+    with torch.device("meta"):
+        parameters = sum(weight.numel() for weight in Dictionary(config).parameters())
     return Plan(family, views, config, rows, disk, fresh, parameters)
 
 
@@ -129,6 +131,13 @@ def fit(
     views = views_of(families[0], models)
     if any(views_of(other, models) != views for other in families[1:]):
         raise BadInput("dictionaries that are trained on one pass need the same sites. Train them one after the other.")
+    training = training or Training()
+    weights = {one.group_weights for one in families}
+    if len(weights) > 1 and not training.group_weights:
+        raise BadInput(
+            "dictionaries that are trained on one pass need the same weights of their groups (`designated_shared`); these have "
+            f"{sorted(weights)}. Train them one after the other, or say `group_weights` of the training."
+        )
     configs = [one.config(views) for one in families]
     rows = gather(list(views.values()), models, corpus, store or Store(say=say), dtype=dtype)
     data = TrainingData(
@@ -136,17 +145,14 @@ def fit(
     )
     for name, count in data.massive.items():
         if count and say is not None:
-            say(
-                f"view {name!r} has {count:,} rows with norms of more than 20 times the median: attention sinks? They are "
-                + (
-                    "left out."
-                    if massive == "skip"
-                    else "trained on; --skip-first 1 or --massive skip leaves them out."
-                )
+            cure = (
+                "--massive skip leaves them out" if skip_first else "--skip-first 1 or --massive skip leaves them out"
             )
-    training = training or Training()
-    if weights := families[0].group_weights:
-        training = replace(training, group_weights=training.group_weights or weights)
+            say(
+                f"view {name!r}: {count:,} of {data.looked[name]:,} rows looked at have norms above {MASSIVE:g} times the median: "
+                f"attention sinks? Such rows are {'left out' if massive == 'skip' else f'trained on; {cure}'}."
+            )
+    training = replace(training, group_weights=training.group_weights or families[0].group_weights)
     if trainer == "sae_lens":
         from .saelens import train_with_sae_lens
 
@@ -161,6 +167,7 @@ def metadata_of(lm: LM, corpus: Any) -> dict[str, Any]:
     return {
         "corpus": str(getattr(corpus, "source", "documents")),
         "corpus_digest": digest() if callable(digest) else "",
+        "corpus_documents": len(lengths) if lengths else 0,
         "context_size": int(max(lengths)) if lengths else int(lm.spec.n_ctx),
         "bos": bool(getattr(corpus, "bos", False)),
         "model_dtype": lm.spec.dtype,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import interp
-from interp.cache import MemoryView, Store
+from interp.cache import MemoryView, OffsetView, Store
 from interp.core.errors import BadInput
 from interp.train.data import TrainingData
 
@@ -58,6 +58,42 @@ def test_broken_rows_are_refused_by_number() -> None:
     rows[400, 0] = torch.inf
     with pytest.raises(BadInput, match=r"2 rows with NaN or infinite values, the first is row 17"):
         TrainingData({"in": MemoryView(rows)})
+
+
+def test_a_broken_row_is_found_where_only_a_sample_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interp.train.data.LOOKED_AT", 20)
+    rows = memory()
+    rows[639, 5] = torch.nan
+    with pytest.raises(BadInput, match=r"1 rows with NaN or infinite values, the first is row 639"):
+        TrainingData({"in": MemoryView(rows)})
+
+
+def test_a_single_broken_row_among_many_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interp.train.data.LOOKED_AT", 16)
+    rows = memory()
+    rows[333, 0] = torch.nan
+    with pytest.raises(BadInput, match="row 333"):
+        TrainingData({"in": MemoryView(rows)})
+
+
+def test_first_tokens_that_are_left_out_are_not_counted_as_massive(acts: Any) -> None:
+    rows = acts.tensor().clone()
+    rows[acts.position(torch.arange(len(acts)))[1] == 0] *= 1000
+    view = MemoryView(rows, rows=acts[SITE].rows_digest)
+    assert TrainingData({"in": view}).massive == {"in": len(acts.offsets) - 1}
+    data = TrainingData({"in": view, "same": acts[SITE]}, skip_first=1)  # documents are known from any view
+    assert data.massive["in"] == 0
+    assert data.looked["in"] == len(acts) - (len(acts.offsets) - 1)
+
+
+def test_rows_without_a_neighbour_are_left_out(acts: Any) -> None:
+    shifted = {"here": acts[SITE], "before": OffsetView(acts[SITE], -1), "after": OffsetView(acts[SITE], 2)}
+    data = TrainingData(shifted, heldout=0.2)
+    document, position = acts.position(torch.arange(len(acts)))
+    ends = acts.offsets[document + 1] - acts.offsets[document]
+    assert torch.equal(data.train | data.aside, (position >= 1) & (position < ends - 2))
+    for part in data.heldout(100):
+        assert all(bool(rows.any(dim=1).all()) for rows in part.values())
 
 
 def test_massive_rows_are_counted_and_left_out() -> None:

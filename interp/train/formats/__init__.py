@@ -91,18 +91,16 @@ def read(
     if format == "auto":
         format = recognise(folder)
     one_of("format", format, FORMATS)
-    if format == "interp":
-        return Dictionary.load(folder)
     options: dict[str, Any] = {}
     if factor is not None:
         options["factor"] = factor
     if names:
         options["names"] = tuple(names)
-    module = _READERS[format]
+    module = _READERS.get(format)
     takes = getattr(module, "TAKES", ())
     if odd := [name for name in options if name not in takes]:
         raise BadInput(f"a {format} folder has no use for {odd}; it takes {list(takes) or 'no options'}.")
-    found: Dictionary = module.read(folder, **options)
+    found: Dictionary = Dictionary.load(folder) if module is None else module.read(folder, **options)
     return _placed(found, model=model, site=site, site_out=site_out)
 
 

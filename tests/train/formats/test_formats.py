@@ -47,6 +47,15 @@ def test_export_and_import_go_round(make: Make, rows: Tensor, tmp_path: Path) ->
         formats.read(tmp_path / "theirs", site_out="blocks.0.hook_mlp_out")
 
 
+def test_what_is_said_of_our_own_is_not_dropped(make: Make, tmp_path: Path) -> None:
+    make("topk").save(tmp_path / "own")
+    (view,) = formats.read(tmp_path / "own", site="blocks.7.hook_mlp_out", model="another").config.reads
+    assert (view.site, view.model) == ("blocks.7.hook_mlp_out", "another")
+    assert formats.read(tmp_path / "own").digest == make("topk").digest
+    with pytest.raises(BadInput, match=r"interp folder has no use for \['factor'\]"):
+        formats.read(tmp_path / "own", factor=2.0)
+
+
 def test_reading_needs_no_other_library() -> None:
     """SAELens is imported inside functions only."""
     for path in Path(formats.__file__).parents[1].rglob("*.py"):
