@@ -39,7 +39,7 @@ import xarray as xr
 from torch import Tensor
 
 from interp.core.analysis import Result
-from interp.core.dictionary import Dictionary
+from interp.core.dictionary import Dictionary, View
 from interp.core.errors import BadInput
 from interp.core.manifest import Manifest
 from interp.core.seed import generator
@@ -142,12 +142,17 @@ class ConsistencyResult(Result):
     def report_lines(self) -> tuple[str, ...]:
         """Both directions, and the latents that took part."""
         first, second = int(self.data["alive_first"].sum()), int(self.data["alive_second"].sum())
+        places = self.data.attrs.get("places", [])
         null = float(np.nanmean(self.data["null_best"]))
         found = float(np.nanmean(self.data["best"])), float(np.nanmean(self.data["back"]))
         return (
             f"{first:,} of {self.data.sizes['first']:,} and {second:,} of {self.data.sizes['second']:,} latents took part",
             f"largest |cos|, mean: {found[0]:.3f} of the first in the second, {found[1]:.3f} back; {null:.3f} with random rows",
             f"found again: {self.share(0.7):.1%} at |cos| 0.7, {self.share(0.9):.1%} at 0.9, {self.share(0.95):.1%} at 0.95",
+            *(
+                f"not of one place: {place}; their directions only compare where both have one basis"
+                for place in places
+            ),
         )
 
     def thumbnail(self) -> xr.DataArray | None:
@@ -236,7 +241,11 @@ def consistency(
         "null_best": (("draw", "first"), np.stack([_spread(n.data["best"].values, place, np.nan) for n in nulls])),
         "null_matched": (("draw", "first"), np.stack([_spread(n.data["matched"].values, place, 0.0) for n in nulls])),
     }  # fmt: skip
-    data = xr.Dataset(columns, {"first": np.arange(size), "second": np.arange(len(rows[1])), "view": names})
+    data = xr.Dataset(
+        columns,
+        {"first": np.arange(size), "second": np.arange(len(rows[1])), "view": names},
+        {"places": _apart(coders, names)},
+    )
     inputs = dict(zip(("first", "second"), coders, strict=True))
     return ConsistencyResult(data, **_record("consistency", inputs, seed, began, draws=draws, views=names))
 
@@ -257,6 +266,24 @@ def _shared(coders: tuple[Dictionary, Dictionary], views: "Sequence[str] | None"
     if not names:
         raise BadInput("`views` is empty. Name at least one view that both dictionaries write.")
     return names
+
+
+def _apart(coders: tuple[Dictionary, Dictionary], names: list[str]) -> list[str]:
+    """The views that are of different sites or models in the two, in words."""
+    out = []
+    for name in names:
+        one, two = (next(view for view in coder.config.writes if view.name == name) for coder in coders)
+        known = one.fingerprint and two.fingerprint
+        if one.site != two.site or (one.model, one.minus, one.offset) != (two.model, two.minus, two.offset):
+            out.append(f"{name} is {_place(one)} and {_place(two)}")
+        elif known and (one.fingerprint, one.minus_fingerprint) != (two.fingerprint, two.minus_fingerprint):
+            out.append(f"{name} is {_place(one)} of different weights, or processed in another way on loading")
+    return out
+
+
+def _place(view: View) -> str:
+    shift = f" {view.offset:+d}" if view.offset else ""
+    return f"{view.model or 'a model without a name'} {f'- {view.minus} ' if view.minus else ''}{view.site or '(no site)'}{shift}"
 
 
 def _mask(rows: Tensor, alive: Tensor | None, which: str) -> Tensor:

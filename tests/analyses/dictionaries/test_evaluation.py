@@ -329,6 +329,16 @@ def test_results_and_folders_survive(atlas, text, tmp_path):
     )
 
 
+def test_text_that_it_was_trained_on_is_said(atlas, text):
+    view = view_of(atlas, "blocks.2.hook_resid_post")
+    coder, few = drawn((view,), (view,)), text.select(slice(0, 2))
+    coder.metadata.update(corpus_digest=few.digest(), corpus_documents=2)
+    for data, known in ((few, 2), (text.select(slice(0, 4)), 2), (text.select([1, 0]), 0), (text.select([2]), 0)):
+        found = DictionaryEvaluation(dictionary=coder)(atlas, data)
+        assert found.data.attrs["trained_on"] == known
+        assert any("was trained on" in line for line in found.report_lines()) == bool(known)
+
+
 def test_bad_input_is_refused(atlas, atlas_tuned, text):
     view = view_of(atlas, "blocks.2.hook_resid_post")
     run = DictionaryEvaluation(dictionary=identity(view))

@@ -102,6 +102,25 @@ def test_results_are_saved_and_say_of_what(tmp_path):
     assert open_result(kept.save(tmp_path / "structure")).report_lines() == kept.report_lines()
 
 
+def test_dictionaries_of_different_places_say_so():
+    made = {}
+    for site, model in (
+        ("blocks.1.hook_resid_post", "a"),
+        ("blocks.2.hook_resid_post", "a"),
+        ("blocks.1.hook_resid_post", "b"),
+    ):
+        view = View("in", site=site, width=24, model=model, fingerprint=f"{model} raw")
+        made[site[7], model] = Dictionary.initialise(DictionaryConfig(30, (view,), (view,), k=4))
+    one = made["1", "a"]
+    assert not any("not of one place" in line for line in consistency(one, one).report_lines())
+    for other, words in (
+        (made["2", "a"], "a blocks.2.hook_resid_post"),
+        (made["1", "b"], "b blocks.1.hook_resid_post"),
+    ):
+        said = consistency(one, other).report_lines()
+        assert any(f"in is a blocks.1.hook_resid_post and {words}" in line for line in said), said
+
+
 def test_what_cannot_be_compared_is_refused():
     one = coder()
     other = View("out", width=24)

@@ -1,6 +1,6 @@
 """The two methods: a dictionary of one model, and a dictionary of two."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -167,8 +167,16 @@ def _assemble(options: _Options, places: Places, tokens: Tokens, found: Measured
     attrs = {
         "activation": config.activation, "k": float(config.k), "family": config.family, "together": together,
         "skip": options.skip, "massive": float(options.massive), "dictionary": dictionary.digest[:8],
+        "trained_on": _trained_on(dictionary.metadata, data),
     }  # fmt: skip
     return xr.Dataset(columns, coords, attrs)
+
+
+def _trained_on(about: Mapping[str, Any], data: Corpus) -> int:
+    """Documents that the dictionary was trained on; known where its whole text is the beginning of this one, else 0."""
+    count = int(about.get("corpus_documents") or len(data))
+    known = about.get("corpus_digest") and count <= len(data)
+    return count if known and data.select(range(count)).digest() == about["corpus_digest"] else 0
 
 
 def _norms(places: Places, place: Place) -> np.ndarray:

@@ -34,7 +34,8 @@ class DictionaryEvaluationResult(Result):
         fires, mean_code, largest_code [latent]            tokens on which it was on; its mean code there; its largest code
         decoder_norm   [latent, view]                      in normalised space; NaN for a latent that does not write the view
     coords: document, text along document, view, site and view_model along view, replacement, model along replacement, condition, part.
-    attrs: tokens, k, activation, together ("live", "clean" or ""), skip, massive, family, dictionary (its hash).
+    attrs: tokens, k, activation, together ("live", "clean" or ""), skip, massive, family, dictionary (its hash), trained_on
+        (documents that are known to be training text).
     """
 
     figure: ClassVar[str] = "dictionary_evaluation"
