@@ -23,6 +23,14 @@ Clean = Annotated[
     typer.Option(metavar="MODEL", help="A model that never knew it, written as MODEL is: what forgetting should give."),
 ]
 
+Others = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODEL",
+        help="A further model that the dictionary reads (crosscoders), written as MODEL is; may be repeated.",
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Register a verb for every row. Options are read off the analysis when its verb is asked for."""
@@ -42,7 +50,10 @@ def _verb(method: Method) -> Any:
         analysis = getattr(importlib.import_module(module), name)
         left_out: tuple[str, ...] = () if method.two_models else ("other",)
         left_out += () if method.clean else ("clean",)
-        command = with_options(_command(method, analysis), analysis, without=(*left_out, *without(analysis.may_take or analysis.takes)))
+        left_out += () if method.others else ("others",)
+        command = with_options(
+            _command(method, analysis), analysis, without=(*left_out, *without(analysis.may_take or analysis.takes))
+        )
         run(command, f"interp {method.verb}", context.args)
 
     verb.__doc__ = method.essay
@@ -56,6 +67,7 @@ def _command(method: Method, kind: "type[Analysis]") -> Callable[..., None]:
         model: Model,
         other: Other = ...,  # type: ignore[assignment]
         clean: Clean = None,
+        others: Others = None,
         output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to save the result in.")] = None,
         figure: Figure = None,
         paper: Paper = False,
@@ -69,7 +81,7 @@ def _command(method: Method, kind: "type[Analysis]") -> Callable[..., None]:
         names = [model, other] if method.two_models else [model]
         source = Source(**{name: options.pop(name) for name in said if name in options})
         _go(
-            method, kind, (names, clean), options, source, output=output, figure=figure, paper=paper, overwrite=overwrite,
+            method, kind, (names, clean, others or []), options, source, output=output, figure=figure, paper=paper, overwrite=overwrite,
             how=(backend, device, dtype), dry_run=dry_run,
         )  # fmt: skip
 
@@ -90,7 +102,7 @@ def _command(method: Method, kind: "type[Analysis]") -> Callable[..., None]:
 def _go(
     method: Method,
     kind: "type[Analysis]",
-    models: "tuple[list[str], str | None]",
+    models: "tuple[list[str], str | None, list[str]]",
     options: dict[str, Any],
     source: Source,
     *,
@@ -105,13 +117,15 @@ def _go(
 
     analysis: Any = build(kind, options)
     check_outputs(output, figure, overwrite)
-    names, clean = models
-    asked = names[0] if method.knows == "first" else names[-1]
+    names, clean, others = models
+    asked = others[-1] if others else names[0] if method.knows == "first" else names[-1]
     found = source.early(asked, analysis.takes, optional=analysis.optional)
     loaded = [load(name, *how) for name in names]
     given = source.late(loaded[-1], asked, analysis.takes, found)
     if dry_run:
         say_cost(analysis.cost(*loaded, given), loaded[0])
         return
-    extra = {} if clean is None else {"clean": load(clean, *how)}
+    extra: dict[str, Any] = {} if clean is None else {"clean": load(clean, *how)}
+    if others:
+        extra["others"] = [load(name, *how) for name in others]
     finish(lambda: analysis(*loaded, given, **extra), output=output, figure=figure, paper=paper, overwrite=overwrite)
