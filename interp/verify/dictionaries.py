@@ -1,6 +1,6 @@
 """The cases on dictionaries: how they are made, kept, evaluated and read."""
 
-from . import dictionary_evaluation, exports, features, latents
+from . import classification, dictionary_evaluation, exports, features, latents
 from .case import Case
 
 CASES: tuple[Case, ...] = (
@@ -39,5 +39,11 @@ CASES: tuple[Case, ...] = (
         "Does ablating a latent leave texts without it alone, and does steering give its words what ablating takes?",
         "bit for bit; equal within 2 %",
         latents.edited_latents,
+    ),
+    Case(
+        "latents as features",
+        "Do the poolings that see planted latents tell texts apart, those that do not fail, and random labels too?",
+        "sum at least 0.95, last and random labels within 0.3-0.7, any >0 at least 0.1 below max >1",
+        classification.planted_classes,
     ),
 )
