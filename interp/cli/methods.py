@@ -31,6 +31,8 @@ class Method:
     """Which of two models the data are about: the "last" (it knows more), or the "first" (it was made to forget)."""
     clean: bool = False
     """Takes one more model that never knew, as the keyword `clean`."""
+    others: bool = False
+    """Takes further models, as the keyword `others`: those that a dictionary of several models reads."""
 
 
 METHODS = (
@@ -238,12 +240,14 @@ METHODS = (
         "interp.analyses.dictionaries.latents:Latents",
         "Latents of a dictionary: where each fires, what it writes, what is near it; which ones fire on a word.",
         "Latents: on which tokens does each latent of a dictionary fire, what does it write, and which latents fire on a word or a text?",
+        others=True,
     ),
     Method(
         "latent-effect",
         "interp.analyses.dictionaries.effects:LatentEffect",
         "Latent effects: ablate, clamp or steer latents of a dictionary, and see what the model predicts.",
         "Latent effects: what do predictions owe to latents of a dictionary? Beside other latents and random directions.",
+        others=True,
     ),
     Method(
         "classify",
