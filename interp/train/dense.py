@@ -3,8 +3,9 @@
 The loss is the one of `interp.train.step`. What that does not say:
 
 Selection. `topk` keeps the k (rounded) largest scores of each row, `batchtopk` the k·rows (rounded) largest of the batch, where the score
-is code · scale, and only positive ones. With code_scale="decoupled" each written view has a selection of its own, and a code may be kept
-for one view only. Gradients flow through the codes that were kept, not through the scores.
+is code · scale, and only positive ones; of equal ones at the cut those with the lowest numbers. With code_scale="decoupled" each written
+view has a selection of its own, and a code may be kept for one view only. Gradients flow through the codes that were kept, not through the
+scores.
 
 Matryoshka (`nested` widths). Reconstruction and cross term are the mean over the nested dictionaries, each made of the first so many
 latents of one and the same selection; the penalty counts every latent once (Bussmann et al. 2025, arXiv 2503.17547).
@@ -36,6 +37,7 @@ import torch
 from torch import Tensor
 
 from ..core.dictionary import Dictionary
+from ..core.dictionary.select import select_batch, select_topk
 from ..core.errors import BadInput
 from .activations import jumprelu, step
 from .distributed.parallel import Parallel
@@ -203,11 +205,10 @@ def _largest(score: Tensor, count: int, parallel: Parallel) -> tuple[Tensor, flo
         equal = (score == value) & (score > 0)
         first = equal.flatten().cumsum(0).view_as(score) <= ties
         return ((score > value) & (score > 0)) | (equal & first), value
-    flat = score.flatten()
-    mask = torch.zeros_like(flat, dtype=torch.bool)
-    mask[flat.topk(min(max(1, count), len(flat)), sorted=False).indices] = True
-    mask &= flat > 0
-    return mask.view_as(score), _smallest(flat, mask)
+    found = select_batch(score, max(1, count))
+    mask = torch.zeros_like(score, dtype=torch.bool)
+    mask.view(-1)[found.flat] = True
+    return mask, found.cut
 
 
 def _largest_a_row(score: Tensor, k: float, parallel: Parallel) -> tuple[Tensor, float]:
@@ -218,7 +219,7 @@ def _largest_a_row(score: Tensor, k: float, parallel: Parallel) -> tuple[Tensor,
         equal = (score == values[:, None]) & (score > 0)
         mask = ((score > values[:, None]) & (score > 0)) | (equal & (equal.cumsum(1) <= ties[:, None]))
     else:
-        best = score.topk(min(whole, score.shape[1]), dim=1, sorted=False).indices
+        best = select_topk(score, min(whole, score.shape[1]))[1]
         mask = torch.zeros_like(score, dtype=torch.bool).scatter_(1, best, True) & (score > 0)
     return mask, _smallest(score, mask)
 
@@ -303,9 +304,9 @@ def _auxiliary(
         return pre.new_zeros(())
     count = min(max(1, max(view.width for view in dictionary.config.writes) // 2), number)
     codes = torch.where(dead, pre.relu(), 0)
-    if count < number or several:
-        mask, _ = _largest_a_row((codes * dictionary.scale()).detach(), count, parallel)
-        codes = torch.where(mask, codes, 0)
+    score = (codes * dictionary.scale()).detach()
+    mask = _largest_a_row(score, count, parallel)[0] if count < number or several else score > 0
+    codes = torch.where(mask, codes, 0)
     written = _written(dictionary, {view.name: codes for view in dictionary.config.writes})
     left, variance = pre.new_zeros(()), pre.new_zeros(())
     for name, error in errors.items():

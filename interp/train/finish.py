@@ -86,6 +86,12 @@ def _warnings(loop: "Loop", learner: Learner, heldout: Heldout) -> list[str]:
     if not loop.data.heldout_rows:
         found.append("no rows were kept aside: FVU and L0 are of rows that were trained on.")
     dead = learner.firing.dead(learner.dead_after)
+    never = learner.total(learner.firing.silent >= learner.firing.seen)
+    if dead is None and never:
+        found.append(
+            f"{label}: {never:,} of its {config.latents:,} latents were never on, and none is called dead, `dead_after` "
+            f"({learner.dead_after:,} tokens) being longer than the training ({learner.firing.seen:,}). Lower it."
+        )
     share = 0.0 if dead is None else learner.total(dead) / config.latents
     if share > MANY_DEAD:
         found.append(

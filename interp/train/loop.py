@@ -1,6 +1,6 @@
 """The loop: batches to learners, a record now and then, a checkpoint now and then, and what is done when something goes wrong."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..core.dictionary import Dictionary, DictionaryConfig, Scaling
-from ..core.errors import ArtifactError, BadInput
+from ..core.dictionary import Dictionary, DictionaryConfig, Scaling, View
+from ..core.errors import ArtifactError, BadInput, listing
 from .checkpoint import Checkpoints, is_full
 from .data import TrainingData
 from .finish import finished
@@ -30,6 +30,8 @@ FEW_HELD_OUT, MANY_HELD_OUT = 256, 4096
 """Rows that are looked at while training goes on: a thousandth of it, between these."""
 MOST_HELD_OUT = 1 << 20
 """Rows that a threshold is set on, at most."""
+CONSTANT = 1e-12
+"""Variance relative to the mean square at which rows are all the same but for rounding."""
 
 
 class Loop:
@@ -215,7 +217,7 @@ def begin(
     from .distributed import Sliced
 
     several = len(config.writes) > 1
-    norm = 0.1 if config.activation not in ("topk", "batchtopk") else 1.0 if several else 0.5
+    norm = 0.1 if config.activation not in ("topk", "batchtopk") else 1.0 if several else 0.7
     means = {view.name: scalings[view.name].apply(data.moments(view.name).mean.float()) for view in config.writes}
     chosen: dict[str, Any] = {
         "seed": options.seed, "norm": options.init_norm or norm, "biases": means,
@@ -246,12 +248,19 @@ def check(options: "Training", data: TrainingData, configs: Sequence[DictionaryC
                 raise BadInput(
                     f"the dictionary has a view {view.name!r}; the data have {list(data.views)}. Name the views alike."
                 )
+            _same_place(view, data.views[view.name])
             width = data.views[view.name].row_shape[0]
             if width != view.width:
                 label = data.views[view.name].label
                 raise BadInput(
                     f"view {view.name!r} of the dictionary has width {view.width}, and its rows ({label}) {width}. Is this the right "
                     "model and site?"
+                )
+            moments = data.moments(view.name)
+            if not float(moments.var.sum()) > CONSTANT * float(moments.rms_norm) ** 2:
+                raise BadInput(
+                    f"view {view.name!r} ({data.views[view.name].label}) is the same in every row, so there is nothing to learn of it. Is "
+                    "this the right site?"
                 )
         if (
             options.k_start
@@ -261,6 +270,33 @@ def check(options: "Training", data: TrainingData, configs: Sequence[DictionaryC
             raise BadInput(
                 f"`k_start` falls to k: it must lie between k ({config.k:g}) and the {config.latents:,} latents; not {options.k_start:g}."
             )
+    kinds = {config.activation for config in configs}
+    if options.k_start and not kinds & {"topk", "batchtopk"}:
+        raise BadInput(
+            f"`k_start` is of topk and batchtopk dictionaries; these are {listing(sorted(kinds))}. Leave it out."
+        )
+    if options.coefficient and all(options.objective(kind).sparsity == "none" for kind in kinds):
+        raise BadInput(
+            f"`coefficient` {options.coefficient:g} is the weight of a penalty, and nothing is penalised: {listing(sorted(kinds))} "
+            "dictionaries have none of their own. Leave it out, or give `sparsity`."
+        )
+
+
+def _same_place(view: View, rows: Any) -> None:
+    """Refuse rows of the activation store that are of another site than the dictionary says they are."""
+    if view.site and (sites := set(_sites(rows))) and sites != {view.site}:
+        raise BadInput(
+            f"view {view.name!r} of the dictionary is {view.site}, and its rows are {rows.label}. Give the rows of that site."
+        )
+
+
+def _sites(rows: Any) -> Iterator[str]:
+    """Names of the stored sites that a view is made of; none for rows in memory."""
+    if (site := getattr(rows, "site", None)) is not None:
+        yield site.name
+    for part in ("view", "left", "right"):
+        if (inner := getattr(rows, part, None)) is not None:
+            yield from _sites(inner)
 
 
 def named(configs: Sequence[DictionaryConfig]) -> list[str]:

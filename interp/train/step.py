@@ -11,11 +11,13 @@ reconstruction   `squared`: mean over rows of the sum over views and components 
 sparsity         `l1`: mean over rows of sum_j weight_j |code_j| (decoder norms: their `sum` over views, or `concat`);  `l0`: expected
                  number of latents that are on, through a straight-through step (jumprelu)
 aux              squared error of what the dead latents make of the residual, over the residual's own variance (Gao et al. 2024)
-cross            mean over rows of 2 e_1 · e_2 for two views: with -1 the errors' difference is minimised, a difference-SAE's loss
+cross            mean over rows of 2 e_1 · e_2 for two views: with -1 the errors' difference is minimised, a difference-SAE's loss (with
+                 `squared` only: |e_1| + |e_2| - 2 e_1 · e_2 has no minimum, it falls as both errors grow)
 
 Two implementations give the same numbers: `dense` by autograd, for everything, and `sparse`, written out, for topk and batchtopk.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -46,7 +48,7 @@ class Objective:
     auxiliary: float = 1 / 32
     """Weight of what dead latents are taught; 0 leaves them dead."""
     difference: float = 0.0
-    """Weight of the cross term between the errors of two views, from -1 to 0."""
+    """Weight of the cross term between the squared errors of two views, from -1 to 0."""
     bandwidth: float = 0.05
     """Width of the window in which a jumprelu threshold has a gradient."""
     step: str = "step"
@@ -57,10 +59,20 @@ class Objective:
         one_of("sparsity", self.sparsity, ("none", "l1", "l0"))
         one_of("penalty", self.penalty, ("sum", "concat"))
         one_of("step", self.step, ("step", "tanh"))
-        if self.coefficient < 0 or self.auxiliary < 0 or self.bandwidth <= 0 or not -1 <= self.difference <= 0:
+        numbers = (self.coefficient, self.auxiliary, *self.group_weights)
+        if (
+            any(not 0 <= number < math.inf for number in numbers)
+            or not 0 < self.bandwidth < math.inf
+            or not -1 <= self.difference <= 0
+        ):
             raise BadInput(
-                f"`coefficient` and `auxiliary` cannot be negative, `bandwidth` must be positive and `difference` from -1 to 0; not "
-                f"{self.coefficient}, {self.auxiliary}, {self.bandwidth} and {self.difference}."
+                f"`coefficient`, `auxiliary` and `group_weights` must be at least 0, `bandwidth` positive and `difference` from -1 to 0; "
+                f"not {self.coefficient}, {self.auxiliary}, {self.group_weights}, {self.bandwidth} and {self.difference}."
+            )
+        if self.difference and self.reconstruction == "norm":
+            raise BadInput(
+                "`difference` belongs to the squared error: beside reconstruction='norm' the loss has no minimum, it falls without end as "
+                "both errors grow. Say reconstruction='squared', or difference=0."
             )
 
 

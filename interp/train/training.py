@@ -73,7 +73,7 @@ class Training:
     """How each view is brought to a common size: one factor (`norm`), its mean subtracted as well (`centred`), or `none`."""
     init_norm: float = 0.0
     """Decoder norm at the beginning; 0 for 0.1, or, of topk and batchtopk dictionaries (of which shorter ones leave
-    more latents dead), 0.5, and 1 where they write several views."""
+    more latents dead), 0.7, and 1 where they write several views."""
     reconstruction: str = "squared"
     """What is minimised: the `squared` error, or the unsquared `norm` of it (crosscoders as published)."""
     sparsity: str = "auto"
@@ -115,6 +115,8 @@ class Training:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise BadInput(f"`{name}` must be a whole number, at least {least}; not {value!r}.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise BadInput(f"`seed` must be a whole number; not {self.seed!r}.")
         for name in ("warmup", "decay", "k_anneal", "sparsity_warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInput(f"`{name}` is a share of the training, from 0 to 1; not {getattr(self, name)}.")

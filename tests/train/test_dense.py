@@ -348,6 +348,40 @@ def test_refusals() -> None:
     with pytest.raises(BadInput, match="penalty"):
         parts, rows = filled(PARTS)
         dense_step(parts, rows, Objective(group_weights=(1.0, 2.0)), given)
+    with pytest.raises(BadInput, match="no minimum"):
+        Objective(reconstruction="norm", difference=-0.5)
     with pytest.raises(BadInput, match="two views"):
         sae, rows = filled(SAE)
         dense_step(sae, rows, Objective(difference=-1.0), given)
+
+
+@pytest.mark.parametrize(
+    "config", [SAE, replace(SAE, activation="batchtopk", k=0.4), TWO, replace(TWO, code_scale="decoupled")]
+)
+def test_of_equal_scores_the_first_are_kept_as_in_the_sparse_step(config: DictionaryConfig) -> None:
+    """Whole numbers and equal rows everywhere, so that cuts tie."""
+    dictionary, batch = filled(replace(config, code_scale="none" if config.code_scale == "sum" else config.code_scale))
+    for parameter in dictionary.parameters():
+        parameter.data.copy_((parameter.data * 2).round())
+    for weight in dictionary.decoders:
+        weight.data.fill_(0.5)
+    batch = {name: x.round()[:1].expand(ROWS, -1) for name, x in batch.items()}
+    context = Context(k=config.k)
+    outcome = dense_step(dictionary, batch, Objective(), context)
+    score = (dictionary.pre(batch).relu() * dictionary.scale(None if config.code_scale == "sum" else "a")).detach()
+    count = round(config.k * ROWS) if config.activation == "batchtopk" else int(config.k)
+    flat = score.flatten()[None] if config.activation == "batchtopk" else score
+    order = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
+    kept = (torch.zeros_like(flat).scatter_(1, order, 1.0) * (flat > 0)).view_as(score)
+    assert int((score == outcome.cut).sum()) > int((kept * (score == outcome.cut)).sum())  # some that tie are left out
+    assert torch.equal(outcome.fired, kept.sum(0).long())
+
+
+def test_dead_latents_without_a_decoder_say_nothing_however_many_may_speak() -> None:
+    dictionary, batch = filled(SAE)
+    dictionary.decoders[0].data[8:] = 0
+    found = []
+    for dead in (DEAD, torch.arange(10) >= 8):  # 4 of which 2 may speak, and 2 of which both may
+        dense_step(dictionary, batch, Objective(), Context(k=SAE.k, dead=dead))
+        found.append(dictionary.decoders[0].grad[8:].clone())
+    assert not found[0].any() and not found[1].any()

@@ -1,15 +1,19 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import interp
+from interp.cache import DifferenceView, MemoryView
 from interp.core.dictionary import Dictionary, DictionaryConfig, View
 from interp.core.errors import BadInput, Diverged
 from interp.core.options import options_of
+from interp.core.site import Site
 from interp.train import learner, loop
 from interp.train.checkpoint import Checkpoints, tokens_of
+from interp.train.data import TrainingData
 from interp.train.heldout import Heldout
 from interp.train.schedule import law
 from interp.train.training import Training
@@ -103,7 +107,8 @@ def test_several_on_one_pass_are_what_each_would_be_alone():
         "sae latents 32 batchtopk k 2", "sae latents 32 batchtopk k 4", "sae latents 32 topk k 3", "sae latents 24 relu k 2",
     ]  # fmt: skip
     for place, config in enumerate(configs):
-        alone = options(data(), config).dictionary
+        own = options if config.activation == "relu" else replace(options, coefficient=0.0)
+        alone = own(data(), config).dictionary
         for name, value in alone.state_dict().items():
             assert torch.equal(value, together.dictionaries[place].state_dict()[name])
     with pytest.raises(BadInput, match="take one of"):
@@ -144,6 +149,9 @@ def test_every_option_says_what_it_is():
         ({"reconstruction": "cubed"}, "`reconstruction`"),
         ({"coefficient": math.nan}, "`coefficient`"),
         ({"keep": 0}, "`keep`"),
+        ({"seed": 1.5}, "`seed` must be a whole number"),
+        ({"auxiliary": math.nan}, "`auxiliary`"),
+        ({"coefficient": 0.1, "group_weights": (1.0, -1.0)}, "`group_weights` must be at least 0"),
     ],
 )
 def test_options_that_cannot_be_are_refused(changes, said):
@@ -167,6 +175,37 @@ def test_what_does_not_fit_together_is_refused():
         SHORT(data(), [])
     with pytest.raises(BadInput, match="device"):
         Training(tokens=6400, batch=64, device="toaster")(data(), sae())
+
+
+def test_options_that_would_do_nothing_are_refused():
+    with pytest.raises(BadInput, match="nothing is penalised: 'batchtopk'"):
+        Training(**{**SHORT.to_dict(), "coefficient": 5.0})(data(), sae())
+    with pytest.raises(BadInput, match="`k_start` is of topk and batchtopk"):
+        Training(**{**SHORT.to_dict(), "coefficient": 0.1, "k_start": 9.0})(data(), sae(activation="relu"))
+
+
+def test_a_view_that_never_changes_is_refused():
+    views = {"base": rows(), "tuned": torch.full((4000, 16), 3.1)}
+    same = TrainingData({name: MemoryView(x, name) for name, x in views.items()})
+    with pytest.raises(BadInput, match=r"'tuned'.* is the same in every row"):
+        SHORT(same, crosscoder())
+
+
+def test_rows_of_another_site_are_refused():
+    class Stored(MemoryView):
+        site = Site.parse("blocks.1.hook_resid_post")
+
+    view = View("in", site="blocks.2.hook_resid_post", width=16)
+    config = DictionaryConfig(latents=32, reads=(view,), writes=(view,), k=2.0)
+    for stored in (Stored(rows(), "atlas"), DifferenceView(Stored(rows(), "a"), Stored(rows(seed=1), "b"))):
+        with pytest.raises(BadInput, match=r"'in' of the dictionary is blocks\.2.*Give the rows of that site"):
+            SHORT(TrainingData({"in": stored}), config)
+
+
+def test_latents_that_were_never_on_are_told_where_none_can_count_as_dead():
+    options = Training(**{**SHORT.to_dict(), "dead_after": 10_000_000})
+    (text,) = [text for text in options(data(), sae(latents=256)).result.warnings if "never on" in text]
+    assert "of its 256 latents" in text and "10,000,000 tokens) being longer than the training (3,200)" in text
 
 
 def test_a_loss_that_is_not_finite_stops_and_spoils_nothing(tmp_path, monkeypatch):
