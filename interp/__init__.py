@@ -94,6 +94,8 @@ _PUBLIC = {
     "export_neuronpedia": "interp.analyses.dictionaries.latents:export_neuronpedia",
     "LatentEffect": "interp.analyses.dictionaries.effects:LatentEffect",
     "LatentEffectResult": "interp.analyses.dictionaries.effects:LatentEffectResult",
+    "ModelDiff": "interp.analyses.dictionaries.diffing:ModelDiff",
+    "DiffResult": "interp.analyses.dictionaries.diffing:DiffResult",
     "LatentClassification": "interp.analyses.dictionaries.classification:LatentClassification",
     "LatentClassificationResult": "interp.analyses.dictionaries.classification:LatentClassificationResult",
     "ablate_latents": "interp.analyses.dictionaries.effects:ablate",
@@ -146,6 +148,8 @@ if TYPE_CHECKING:
     from interp.analyses.das import DAS as DAS
     from interp.analyses.dictionaries.classification import LatentClassification as LatentClassification
     from interp.analyses.dictionaries.classification import LatentClassificationResult as LatentClassificationResult
+    from interp.analyses.dictionaries.diffing import DiffResult as DiffResult
+    from interp.analyses.dictionaries.diffing import ModelDiff as ModelDiff
     from interp.analyses.dictionaries.effects import LatentEffect as LatentEffect
     from interp.analyses.dictionaries.effects import LatentEffectResult as LatentEffectResult
     from interp.analyses.dictionaries.effects import ablate as ablate_latents  # noqa: F401
