@@ -63,7 +63,7 @@ class TrainingData:
         self.seed, self.heldout_share, self.skip_first, self.skip_massive = seed, heldout, skip_first, massive == "skip"
         Batches(self.views, 1)  # refuses views that are incomplete or of different tokens
         self.total = len(next(iter(self.views.values())))
-        self.owner = next((owner for view in self.views.values() if (owner := owner_of(view)) is not None), None)
+        self.owner: Any = next((owner for view in self.views.values() if (owner := owner_of(view)) is not None), None)
         if skip_first and self.owner is None:
             raise BadInput("`skip_first` needs documents, and these rows have none. Leave the rows out yourself.")
         keep = self._whole()

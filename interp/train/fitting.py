@@ -18,6 +18,7 @@ import torch
 from ..cache import Store, human
 from ..cache.gather import gather, view_of
 from ..core.dictionary import Dictionary, DictionaryConfig, View
+from ..core.dictionary.seen import sketch
 from ..core.errors import BadInput, one_of
 from ..core.lm import LM
 from .data import MASSIVE, TrainingData
@@ -167,7 +168,7 @@ def metadata_of(lm: LM, corpus: Any) -> dict[str, Any]:
     return {
         "corpus": str(getattr(corpus, "source", "documents")),
         "corpus_digest": digest() if callable(digest) else "",
-        "corpus_documents": len(lengths) if lengths else 0,
+        "corpus_sketch": sketch(corpus.documents) if hasattr(corpus, "documents") else [],
         "context_size": int(max(lengths)) if lengths else int(lm.spec.n_ctx),
         "bos": bool(getattr(corpus, "bos", False)),
         "model_dtype": lm.spec.dtype,

@@ -9,6 +9,7 @@ import torch
 import interp
 from interp.cache import Store
 from interp.cache.gather import identity
+from interp.core.dictionary.seen import share_seen
 from interp.core.errors import BadInput
 from interp.train.families import FAMILIES
 from interp.train.fitting import fit, plan
@@ -46,7 +47,7 @@ def test_what_comes_out_says_where_it_is_from(atlas: Any, text: Any, store: Stor
     (view,) = made.config.reads
     assert (view.site, view.fingerprint) == (SITE, identity(atlas))
     assert made.metadata["corpus_digest"] == text.digest()
-    assert made.metadata["corpus_documents"] == len(text)
+    assert share_seen(made.metadata["corpus_sketch"], text.documents[:3]) == 1.0
     assert made.digest == trained.dictionary.digest
 
 

@@ -13,6 +13,7 @@ from interp.analyses.dictionaries.evaluation.result import DictionaryEvaluationR
 from interp.cache.gather import view_of
 from interp.core.artifact import open_result
 from interp.core.dictionary import Scaling, View
+from interp.core.dictionary.seen import sketch
 from interp.core.errors import BadInput, WrongModel
 from interp.models.load import wrap
 from tests.analyses.test_lens import corpus_of
@@ -332,11 +333,17 @@ def test_results_and_folders_survive(atlas, text, tmp_path):
 def test_text_that_it_was_trained_on_is_said(atlas, text):
     view = view_of(atlas, "blocks.2.hook_resid_post")
     coder, few = drawn((view,), (view,)), text.select(slice(0, 2))
-    coder.metadata.update(corpus_digest=few.digest(), corpus_documents=2)
-    for data, known in ((few, 2), (text.select(slice(0, 4)), 2), (text.select([1, 0]), 0), (text.select([2]), 0)):
+    for data, known in (
+        (few, -1),
+        (few, 1),
+        (text.select(slice(0, 4)), 0.5),
+        (text.select([1]), 1),
+        (text.select([2]), 0),
+    ):
         found = DictionaryEvaluation(dictionary=coder)(atlas, data)
         assert found.data.attrs["trained_on"] == known
-        assert any("was trained on" in line for line in found.report_lines()) == bool(known)
+        assert any("was trained on" in line for line in found.report_lines()) == (known > 0)
+        coder.metadata["corpus_sketch"] = sketch(few.documents)
 
 
 def test_bad_input_is_refused(atlas, atlas_tuned, text):

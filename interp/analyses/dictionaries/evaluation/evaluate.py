@@ -1,6 +1,6 @@
 """The two methods: a dictionary of one model, and a dictionary of two."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +10,7 @@ import xarray as xr
 from interp.analyses.dictionaries.source import opened
 from interp.analyses.streams import check_predictable
 from interp.core.analysis import Analysis, Comparison, Cost
+from interp.core.dictionary.seen import share_seen
 from interp.core.errors import BadInput
 from interp.data import Corpus, pack
 
@@ -164,19 +165,13 @@ def _assemble(options: _Options, places: Places, tokens: Tokens, found: Measured
     several = [written for _, _, written in targets if len(written) > 1]
     together = "" if not several else "live" if is_causal(places, several[0]) else "clean"
     config = dictionary.config
+    seen = share_seen(dictionary.metadata.get("corpus_sketch", []), data.documents)
     attrs = {
         "activation": config.activation, "k": float(config.k), "family": config.family, "together": together,
         "skip": options.skip, "massive": float(options.massive), "dictionary": dictionary.digest[:8],
-        "trained_on": _trained_on(dictionary.metadata, data),
+        "trained_on": -1.0 if seen is None else seen,
     }  # fmt: skip
     return xr.Dataset(columns, coords, attrs)
-
-
-def _trained_on(about: Mapping[str, Any], data: Corpus) -> int:
-    """Documents that the dictionary was trained on; known where its whole text is the beginning of this one, else 0."""
-    count = int(about.get("corpus_documents") or len(data))
-    known = about.get("corpus_digest") and count <= len(data)
-    return count if known and data.select(range(count)).digest() == about["corpus_digest"] else 0
 
 
 def _norms(places: Places, place: Place) -> np.ndarray:

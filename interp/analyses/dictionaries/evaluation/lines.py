@@ -74,7 +74,7 @@ def _latents(result: "DictionaryEvaluationResult") -> list[str]:
 
 def _tokens(result: "DictionaryEvaluationResult") -> list[str]:
     data = result.data
-    learned, documents = int(data.attrs.get("trained_on", 0)), data.sizes["document"]
+    learned = float(data.attrs.get("trained_on", -1))
     count = {str(part): int(n) for part, n in zip(data["part"].values, data["part_tokens"].values, strict=True)}
     energy = data["part_energy"].values / data["part_energy"].values.sum(axis=0)  # [part, view]
     fvu = ", ".join(f"{float(value):.4g}" for value in data["fvu_all"].values)
@@ -83,10 +83,9 @@ def _tokens(result: "DictionaryEvaluationResult") -> list[str]:
         f"({count['first']:,} tokens, {energy[1].max():.1%} of the squared norm) and {count['massive']:,} massive ones "
         f"(above {data.attrs['massive']:g} medians, {energy[2].max():.1%}); FVU with them: {fvu}"
     ]
-    if learned:
+    if learned > 0:
         out.append(
-            f"text: {learned:,} of these {documents:,} documents are what the dictionary was trained on (but for those it kept aside); on "
-            "other text it may do worse"
+            f"text: about {learned:.0%} of these documents are of the text that it was trained on; on other text it may do worse"
         )
     return out
 

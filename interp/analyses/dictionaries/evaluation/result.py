@@ -35,7 +35,7 @@ class DictionaryEvaluationResult(Result):
         decoder_norm   [latent, view]                      in normalised space; NaN for a latent that does not write the view
     coords: document, text along document, view, site and view_model along view, replacement, model along replacement, condition, part.
     attrs: tokens, k, activation, together ("live", "clean" or ""), skip, massive, family, dictionary (its hash), trained_on
-        (documents that are known to be training text).
+        (share of the documents that are among those it was trained or tested on, -1 where that is not known).
     """
 
     figure: ClassVar[str] = "dictionary_evaluation"
