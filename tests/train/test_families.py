@@ -135,6 +135,8 @@ def test_cross_layer_transcoder() -> None:
         CrossLayerTranscoder().config(views("in 1", "in 2", "out 1"))
     with pytest.raises(BadInput, match="rise"):
         CrossLayerTranscoder(layers=(2, 1))
+    with pytest.raises(BadInput, match="belong to some views"):  # the first half would be latents of the first layers
+        CrossLayerTranscoder(nested=(0.5, 1)).config(views("in 1", "out 1", "in 2", "out 2"))
 
 
 def test_tokens_and_differences() -> None:

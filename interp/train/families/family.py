@@ -71,6 +71,11 @@ class Family:
         nested = sorted({round(width * latents) if width <= 1 else int(width) for width in self.nested})
         if nested and nested[-1] != latents:
             nested.append(latents)
+        if nested and any(view.latents is not None for view in (*reads, *writes)):
+            raise BadInput(
+                "`nested` makes the first latents reconstruct every view alone, and here they belong to some views only. Drop `nested`, or "
+                "let all latents read and write all views."
+            )
         base: dict[str, Any] = {
             "activation": self.activation, "k": self.k, "code_scale": self.code_scale, "nested": nested, "family": self.family,
             "centred": False,

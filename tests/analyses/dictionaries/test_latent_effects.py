@@ -7,6 +7,7 @@ import torch
 import interp
 import tests.oracle as oracle
 from interp.analyses.dictionaries.effects import LatentEffect, ablate, clamp, steer
+from interp.analyses.dictionaries.effects.editing import moved
 from interp.analyses.dictionaries.effects.material import Seen, alike
 from interp.core.batch import At
 from interp.core.errors import BadInput
@@ -126,15 +127,54 @@ def test_planted_latents_do_what_was_planted(planted, tmp_path):
 
 
 def test_random_latents_do_no_more_than_others(atlas, text):
+    """Their decoder rows are three times as long as those of the others: compared at one length, they rank anywhere among these."""
     dictionary = random_dictionary(atlas, SITE, latents=64)
+    latents = (5, 9, 14, 23, 31, 40, 52, 60)
+    dictionary.decoders[0].data[list(latents)] *= 3
     found = LatentEffect(
-        dictionary=dictionary, latent=(5, 9), how="steer", unit="code", strength=(2.0,), separate=True, draws=4
-    )(atlas, text)
-    for measure in ("kl", "nll"):
-        said = found.effect_of(measure)
-        assert float(said["control_p"].min()) > 0.01 and float(said["share"].min()) >= 1 / 5
-        assert np.isfinite(said["ci_lo"].values).all()
-    assert (found.data["outcome"].sel(measure="kl").values > 0).all()
+        dictionary=dictionary, latent=latents, how="steer", unit="code", strength=(0.7,), separate=True, draws=4
+    )(atlas, text.select(range(2)))
+    said = found.effect_of("kl")
+    share = said["share"].sel(kind="other latents").values
+    assert 0.35 < share.mean() < 0.85 and share.max() > 0.5  # 0.6 on average, 0.2 if lengths were not matched
+    assert np.isfinite(said["ci_lo"].values).all() and (found.data["outcome"].sel(measure="kl").values > 0).all()
+    reach = round(float(share[0, 0]) * 5) - 1
+    assert f"; {reach} of 4 as much)" in found.report_lines()[0]
+    assert float(found.data["control_density"].max()) <= 1 and "the other latents at" in " ".join(found.report_lines())
+
+
+def test_small_divergences_are_not_lost_in_rounding(atlas, text):
+    dictionary = random_dictionary(atlas, SITE)
+    found = LatentEffect(dictionary=dictionary, latent=(3,), how="steer", unit="code", strength=(1e-3, 1e-2), draws=1)(
+        atlas, text.select(range(2))
+    )
+    small, large = found.data["outcome"].sel(measure="kl").isel(set=0, arm=0).values
+    assert (small > 0).all() and large / small == pytest.approx(100, rel=0.05)
+
+
+def test_what_is_changed_keeps_the_precision_of_the_activation():
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 4, generator=draw, dtype=torch.float64)
+    change, rows = torch.randn(5, 2, generator=draw), torch.randn(2, 4, generator=draw)
+    expected = x + change.double() @ rows.double()
+    assert torch.allclose(moved(x, change, rows), expected, atol=1e-14)
+    assert moved(x.bfloat16(), change, rows).dtype == torch.bfloat16
+
+
+def test_edits_of_one_site_follow_one_another_and_go_on_in_generation(atlas, text):
+    dictionary, site = random_dictionary(atlas, SITE), interp.Site.parse(SITE)
+    ids = text.documents[0][None]
+    x = oracle.capture(atlas.module, "resid_post", 1, ids)
+    a, b = dictionary.encode(x)[0, 1:].amax(dim=0).argsort(descending=True)[:2].tolist()
+    y = x + 3.0 * dictionary.W_dec[a]
+    y = y + (1.0 - dictionary.encode(y)[..., [b]]) @ dictionary.W_dec[[b]]
+    edits = [steer(dictionary, {a: 3.0}), clamp(dictionary, {b: 1.0})]
+    assert torch.allclose(atlas.run(ids, edits=edits, capture=[site])[site], y, atol=1e-4)
+    edits = [clamp(dictionary, {a: 6.0})]
+    written = torch.as_tensor(atlas.generate("The king", 4, edits=edits).ids[0])
+    whole = torch.cat([atlas.encode("The king").tokens[0], written])[None]
+    told = atlas.run(whole, edits=edits).logits[0].argmax(dim=-1)
+    assert told[-len(written) - 1 : -1].tolist() == written.tolist()  # every token was written with its code set
 
 
 def test_dictionaries_that_write_elsewhere_than_they_read(atlas, text):
@@ -178,7 +218,7 @@ def test_bad_input_is_refused_by_name(planted, atlas, text):
             LatentEffect(dictionary=dictionary, **options)(lm, data)
     for options, message in [
         ({"how": "boost"}, "how"), ({"strength": ()}, "strength"), ({"strength": (0.0,)}, "strength"),
-        ({"positions": "first"}, "positions"),
+        ({"positions": "first"}, "positions"), ({"positions": "last"}, "no loss can move"),
         ({"measure": "mood"}, "measure"), ({"draws": 0}, "draws"), ({"unit": "sd"}, "unit"), ({"strength": (1, 1)}, "twice"),
     ]:  # fmt: skip
         with pytest.raises(BadInput, match=message):

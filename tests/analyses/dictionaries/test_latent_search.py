@@ -41,6 +41,16 @@ def test_a_search_finds_the_planted_latent_of_a_word(planted):
         Latents(dictionary=dictionary, latent=(0,))(lm, data).searched()
 
 
+def test_a_planted_latent_is_found_however_many_are_tested(planted):
+    """With 24 tests and 19 rotations no corrected p could be below 1: there are as many rotations as the tests need."""
+    lm, dictionary, _, data = planted
+    found = Latents(dictionary=dictionary, search=("forge", "zoo", "we", "saw"), latent=tuple(range(6)), draws=19)(
+        lm, data
+    )
+    p = found.searched("forge").set_index("latent")["p_holm"]
+    assert p[0] < 0.05 and p[1] > 0.5
+
+
 def test_latents_that_know_only_positions_fire_on_no_word(atlas):
     """Tokens are drawn independently of where they stand, so what reads positions alone is about none of them."""
     dictionary = random_dictionary(atlas, "hook_pos_embed", latents=128, k=8)
@@ -53,7 +63,8 @@ def test_latents_that_know_only_positions_fire_on_no_word(atlas):
     )
     p = found.data["search_p"].values
     assert p.shape == (6, 8) and np.isfinite(p).all()
-    assert float(found.data["search_p_holm"].min()) > 0.05 and 0.3 < p.mean() < 0.7
+    assert float(found.data["search_p_holm"].min()) > 0.03  # the least that 48 tests can have is 0.025
+    assert 0.3 < p.mean() < 0.7 and (p < 0.05).mean() < 0.15
     assert abs(float(found.data["search_auc"].mean()) - 0.5) < 0.05
 
 

@@ -46,7 +46,7 @@ def test_planted_latents_fire_on_their_triggers_and_write_their_words(planted):
             1.5 * float(lm.weights.norm("final")[0].mean()), rel=1e-3
         )  # raw units: the scaling is undone
     text = "\n".join(found.report_lines())
-    assert "latent 0: on at 2.50%" in text and "promotes  iron +" in text and "[forge]" in text
+    assert "latent 0: on at 2.50% of tokens (15 of 600)" in text and "promotes  iron +" in text and "[forge]" in text
 
 
 def test_every_number_is_that_of_dense_codes(atlas, atlas_text):

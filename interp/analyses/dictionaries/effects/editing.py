@@ -90,8 +90,8 @@ def checked(dictionary: Dictionary, latents: Sequence[int]) -> list[int]:
 def moved(x: Tensor, change: Tensor, rows: Tensor) -> Tensor:
     """x [row, d] with the codes of some latents changed by `change` [row, latent] along `rows` [latent, d]; other rows stay as they are."""
     at = (change != 0).any(dim=1)
-    out = x.clone()
-    out[at] = (x[at].float() + change[at].float() @ rows).to(x.dtype)
+    out, wide = x.clone(), torch.promote_types(x.dtype, torch.float32)
+    out[at] = (x[at].to(wide) + change[at].to(wide) @ rows.to(wide)).to(x.dtype)
     return out
 
 

@@ -9,8 +9,10 @@ model do with it? Change its code and leave all else, the dictionary's error inc
 and read the divergence KL(clean || changed) and the loss of the next tokens (text), or the log-probability of the answer (prompts).
 
 Controls. Any change of an activation does something. So the same is done (a) with other latents that are on about as often, and (b) along
-random directions, with shifts that are as long at every token. `effect_of` gives means with intervals over texts, p by flipping signs
-of the difference to each control's mean over its draws, and `share`, how many of the draws did as much.
+random directions, with shifts that are as long at every token. `effect_of` gives means with intervals over texts and two comparisons
+with each control, which answer two questions. p, by flipping signs of the difference to the mean over the draws: would other texts show
+that difference to *these* draws? With enough texts any two latents differ. `share`: of all draws and the latents themselves, how many do
+as much? Only this says whether the latents stand out among latents; with 10 draws it is no less than 1/11.
 
 Source. Changing latents and keeping the error: Marks et al. 2024, "Sparse Feature Circuits" (arXiv 2403.19647); clamping: Templeton et al.
 2024, "Scaling Monosemanticity". Deviation: controls. Random directions are matched in length token by token, and so are other latents in
@@ -87,7 +89,7 @@ class LatentEffect(Analysis[LatentEffectResult]):
     measure: str = "next"
     """`next`: divergence and loss of all next tokens of a corpus; `answer`: divergence and log-probability of the answers of prompts."""
     positions: str = "all"
-    """Tokens at which codes are changed: `all` of them, or the `last` of each document or prompt."""
+    """Tokens at which codes are changed: `all` of them, or (of prompts) the `last`."""
     view: str = ""
     """Which written view is changed, of a dictionary that writes several."""
     draws: int = 10
@@ -114,6 +116,11 @@ class LatentEffect(Analysis[LatentEffectResult]):
         for name in ("latent", "strength"):
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, int | float) else tuple(given))
+        if self.measure == "next" and self.positions == "last":
+            raise BadInput(
+                "positions='last' with measure='next' changes the one token after which nothing is known: no loss can move. Say "
+                "positions='all', or measure='answer' with prompts."
+            )
         if not self.strength or not all(np.isfinite(one) and one != 0 for one in self.strength):
             raise BadInput(f"`strength` must be numbers other than 0; not {list(self.strength)}.")
         if len(set(self.strength)) < len(self.strength):
@@ -332,6 +339,7 @@ class _Outcomes:
             "density": ("latent", seen.count[list(options.latent)] / max(1, seen.tokens)),
             "largest": ("latent", seen.largest[list(options.latent)]),
             "control": (("set", "draw", "member"), np.stack(plan.controls)),
+            "control_density": (("set", "draw", "member"), seen.count[np.stack(plan.controls)] / max(1, seen.tokens)),
         }  # fmt: skip
         coords: dict[str, Any] = {
             "set": ["+".join(map(str, members)) for members in options.sets], "strength": list(options.strength), "kind": ("arm", kinds),

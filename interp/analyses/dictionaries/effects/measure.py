@@ -62,13 +62,13 @@ class Group:
         for places in (flat != clean).any(dim=-1).nonzero().flatten().split(PART):
             before, after = (self._logp(one[places]) for one in (clean, flat))
             at = places.cpu()
-            kl.view(-1)[at] = (before.exp() * (before - after)).sum(dim=-1).double().cpu()
+            kl.view(-1)[at] = (before.exp() * (before - after)).sum(dim=-1).cpu()
             if self.measure == "next":
                 seen = follow[at]
-                loss = -after.gather(-1, seen.clamp(min=0).to(after.device)[:, None])[:, 0].double().cpu()
+                loss = -after.gather(-1, seen.clamp(min=0).to(after.device)[:, None])[:, 0].cpu()
                 nll.view(-1)[at] = torch.where(seen >= 0, loss, torch.nan)
             if keep:
-                gain += (after.exp() - before.exp()).double().sum(dim=0).cpu()
+                gain += (after.exp() - before.exp()).sum(dim=0).cpu()
         out = np.full((len(MEASURES[self.measure]), len(stream)), np.nan)
         out[0] = kl.mean(dim=1).numpy()
         if self.measure == "answer":
@@ -86,13 +86,14 @@ class Group:
         """The clean loss of the token after each position [row, pos]; NaN after the last."""
         flat, follow = self.stream.flatten(0, 1), self._followers().flatten()
         parts = [
-            -self._logp(part).gather(-1, seen.clamp(min=0).to(part.device)[:, None])[:, 0].double().cpu()
+            -self._logp(part).gather(-1, seen.clamp(min=0).to(part.device)[:, None])[:, 0].cpu()
             for part, seen in zip(flat.split(PART), follow.split(PART), strict=True)
         ]
         return torch.where(follow >= 0, torch.cat(parts), torch.nan).reshape(self.stream.shape[:2])
 
     def _logp(self, stream: Tensor) -> Tensor:
-        return self.lm.unembed(stream).float().log_softmax(dim=-1)
+        """Log-probabilities in float64: in float32 a small divergence is lost in the rounding of its terms, and comes out below zero."""
+        return self.lm.unembed(stream).double().log_softmax(dim=-1)
 
     def _answered(self, stream: Tensor) -> np.ndarray:
         """Log-probability of the answer and its logit less the foil's [2, row] (NaN without a foil)."""

@@ -1,6 +1,7 @@
 """What `LatentEffect` gives: outcomes of every document, for the latents and for their controls."""
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import xarray as xr
@@ -26,7 +27,7 @@ class LatentEffectResult(Result):
         clean    [measure, document]                         without an edit (kl: 0)
         gain, gain_token [set, strength, end, word]          tokens whose mean probability gains and loses most, over all positions
         changed  [set, strength]    share of the edited tokens that are changed; shift: mean length of the shift where it is
-        density, largest [latent]   at the edited tokens; control [set, draw, member]: the other latents
+        density, largest [latent]   at the edited tokens; control, control_density [set, draw, member]: the other latents, how often on
     measures: kl (nats, mean over positions), nll (mean loss of the next tokens, nats), logprob and logit_diff (of the answer).
     attrs: how, unit, positions, view, site, tokens, dictionary (its content hash).
     """
@@ -49,8 +50,9 @@ class LatentEffectResult(Result):
         """Mean change [set, strength] over documents, beside the controls.
 
         mean, ci_lo, ci_hi: bootstrapped over texts; p: by flipping the signs of texts (of no use for kl, which is never negative).
-        control [kind, set, strength]: mean over draws; control_p: by flipping the signs of the difference to that mean, text by text;
-        share: how many of the draws have a mean at least as far from zero, the latents themselves counted.
+        control [kind, set, strength]: mean over draws; control_p: by flipping the signs of the difference to that mean, text by text
+        (whether other texts would show a difference to these draws); share: how many of the draws have a mean at least as far from zero,
+        the latents themselves counted (whether they stand out among such changes).
         """
         change, groups = self.change(measure), clusters_of(self.data)
         mine = change.isel(arm=0, drop=True)
@@ -113,7 +115,7 @@ class LatentEffectResult(Result):
         }
 
     def headline(self) -> dict[str, float]:
-        """The last measure that is defined (loss, or the answer), of the first set at the last strength, beside its controls."""
+        """KL (of prompts: the change of the answer's log-probability) of the first set at the last strength, beside its controls."""
         measure = "logprob" if "logprob" in self.measures else "kl"
         row = self.summary(measure).iloc[-1 if self.data.sizes["set"] == 1 else self.data.sizes["strength"] - 1]
         unit = "change of the answer's logprob" if measure == "logprob" else "KL, nats a token"
@@ -129,13 +131,17 @@ class LatentEffectResult(Result):
                 if not np.isfinite(row["mean"]):
                     continue
                 amount = f"{row['strength']:g}" + (" x its largest code" if unit == "max" and how != "ablate" else "")
-                controls = "; ".join(f"{kind} {row[kind]:+.3g} (p {row[f'{kind}, p']:.2g})" for kind in CONTROLS)
+                controls = "; ".join(self._beside(row, kind) for kind in CONTROLS)
                 flips = "" if measure == "kl" else f", p {row['p']:.2g}"
                 lines.append(
                     f"{how} {row['set']} ({amount}): {names[measure]} {row['mean']:+.3g} "
                     f"({row['ci_lo']:+.3g} to {row['ci_hi']:+.3g}{flips}), "
                     f"changed at {row['changed']:.1%} of tokens; {controls}"
                 )
+        density, others = self.data["density"].values, self.data["control_density"].values
+        lines.append(
+            f"the latents are on at {_span(density)} of tokens, the other latents at {_span(others)}; p is over texts, 'as much' over draws"
+        )
         for members in self.data["set"].values:
             said = self.words(str(members))
             parts = [
@@ -144,6 +150,12 @@ class LatentEffectResult(Result):
             ]
             lines.append(f"{how} {members}, mean probability  " + "   ".join(parts))
         return tuple(lines)
+
+    def _beside(self, row: "Mapping[Any, Any]", kind: str) -> str:
+        """A control in words: its mean, p of the difference, and how many of its draws do as much."""
+        draws = int((self.data["kind"].values == kind).sum())
+        reach = round(row[f"{kind}, share"] * (1 + draws)) - 1
+        return f"{kind} {row[kind]:+.3g} (p {row[f'{kind}, p']:.2g}; {reach} of {draws} as much)"
 
     def thumbnail(self) -> xr.DataArray | None:
         """Mean change by set and strength."""
@@ -155,3 +167,8 @@ def _nanmean(values: np.ndarray) -> np.ndarray:
     known = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0))
+
+
+def _span(shares: np.ndarray) -> str:
+    low, high = f"{shares.min():.1%}", f"{shares.max():.1%}"
+    return low if low == high else f"{low} to {high}"

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .result import LatentsResult
 
 SHOWN = {"lines": 3, "html": 4, "words": 6, "around": 7}
@@ -15,7 +17,7 @@ SHOWN = {"lines": 3, "html": 4, "words": 6, "around": 7}
 def card_lines(result: "LatentsResult", latent: int) -> list[str]:
     """A card in text."""
     card = result.card(latent)
-    head = f"latent {latent}: on at {card['density']:.2%} of tokens, largest {card['largest']:.3g}, mean {card['mean_on']:.3g} where on"
+    head = f"latent {latent}: on at {_often(result, card)}, largest {card['largest']:.3g}, mean {card['mean_on']:.3g} where on"
     if not card["density"]:
         return [f"latent {latent}: never on in this text", *_writes(card)]
     lines = [head]
@@ -23,10 +25,24 @@ def card_lines(result: "LatentsResult", latent: int) -> list[str]:
     for row in result.examples(latent, "top").head(SHOWN["lines"]).to_dict("records"):
         lines.append(f"    {row['value']:8.3g}  {_cut(row['context'])}")
     middle = result.examples(latent)
-    middle = middle[middle["kind"] != "top"].sort_values("value").head(1)
+    shown = result.examples(latent, "top").head(SHOWN["lines"])[["document", "position"]]
+    middle = middle[(middle["kind"] != "top") & ~_among(middle, shown)].sort_values("value").head(1)
     for row in middle.to_dict("records"):
         lines.append(f"    {row['value']:8.3g}  {_cut(row['context'])}  (of its weakest)")
     return [*lines, *_writes(card), *_near(card)]
+
+
+def _often(result: "LatentsResult", card: dict[str, Any]) -> str:
+    """How often a latent is on: its share of the tokens, and their number where that is small."""
+    rows = int(result.data.attrs["rows"])
+    count = round(card["density"] * rows)
+    return f"{card['density']:.2%} of tokens" + (f" ({count} of {rows:,})" if count < 20 else "")
+
+
+def _among(rows: "pd.DataFrame", others: "pd.DataFrame") -> np.ndarray:
+    """Which examples are among others, bool [row]."""
+    places = set(zip(others["document"], others["position"], strict=True))
+    return np.array([place in places for place in zip(rows["document"], rows["position"], strict=True)], dtype=bool)
 
 
 def _fires(card: dict[str, Any]) -> str:
@@ -69,7 +85,7 @@ def card_html(result: "LatentsResult", latent: int) -> str:
     card = result.card(latent)
     grey = "color:#6e7781"
     head = (
-        f"<b>latent {latent}</b> <span style='{grey}'>on at {card['density']:.2%} of tokens · largest {card['largest']:.3g} · "
+        f"<b>latent {latent}</b> <span style='{grey}'>on at {_often(result, card)} · largest {card['largest']:.3g} · "
         f"{html.escape(_fires(card))}</span>"
     )
     rows = "".join(

@@ -19,7 +19,7 @@ class Example:
     kind: str
     """`top`, or the quantiles of its codes between which it was drawn: `0.75-1`."""
     low: float
-    """Smallest and largest code of the interval; of the top, the largest that is shown."""
+    """Smallest and largest code of the interval; of a `top` example, of all tokens on which the latent is on."""
     high: float
 
 

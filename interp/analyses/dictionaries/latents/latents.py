@@ -25,6 +25,8 @@ When it misleads
 - Logit effects are direct: what later layers make of the latent is not in them, and early latents may write nothing readable.
 - The text decides what is seen. A latent that never fires here is not dead; one that fires on `gold` may fire on all metals.
 - With few texts the halves of a search are small; with one text, its pieces are taken for texts.
+- Rotation keeps what neighbours have in common, not where in a text they stand. A latent of first tokens is on `User` where every text
+  begins with it, and is found; the examples of its card show that.
 - A BOS has huge activations in many models, and latents of its own: it is left out (`bos`).
 
     import interp
@@ -100,7 +102,8 @@ class Latents(Analysis[LatentsResult]):
     candidates: int = 20
     """Latents that a search picks on one half of the texts and tests on the other, a word."""
     draws: int = 1999
-    """Rotations of a search's null; p is at least one over this plus one."""
+    """Rotations of a search's null, at least: where more than 50 latents and words are tested, 40 for each, for p is no less than one over
+    the number of rotations, and Holm's correction multiplies it by that of tests."""
     bos: bool = False
     """Whether the BOS of a document counts, too."""
     batch_tokens: int = 2048

@@ -14,6 +14,8 @@ from .tally import Firings, Tally
 
 LEAST_HITS = 3
 """Tokens of a word that each half must have."""
+DRAWS_A_TEST = 40
+"""Rotations for each latent and word that are tested: then the smallest p, corrected, is 1/40 and not above 0.05 whatever is found."""
 
 
 def halves(texts: Sequence[int], rng: np.random.Generator) -> np.ndarray:
@@ -63,6 +65,7 @@ class Searched:
         self, firings: Firings, tally: Tally, data: Any, half: np.ndarray, *, bos: bool, draws: int, seed: int
     ) -> None:
         """Difference, AUC and p of every candidate, on the half that did not pick it."""
+        draws = max(draws, DRAWS_A_TEST * sum(map(len, self.tested.values())) - 1)
         starts = np.cumsum([0, *data.lengths])
         skip = int(data.bos and not bos)
         ids = np.concatenate([document.numpy() for document in data.documents])
