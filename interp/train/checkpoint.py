@@ -5,11 +5,13 @@
 Each is written aside and renamed, checksummed and free of pickle (`interp.core.artifact`), so there is never half of one. The last few are
 kept. There is no random state beside the seed: every draw is named (`interp.core.seed`), and the order of rows is the cursor.
 
-A folder belongs to one training: with other options, data or versions of what computes it is refused, and the difference is shown.
+A folder belongs to one training: with other options, dictionaries or data it is refused, and the difference is shown. Another version of
+torch, or another number of threads, is only said: numbers may then differ in their last digits.
 """
 
 import errno
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.artifact import META, Artifact, read_artifact
+from ..core.artifact import META, STALE, Artifact, read_artifact
 from ..core.errors import ArtifactError, BadInput
 from .distributed import Parallel, Piece, read, write
 
@@ -70,9 +72,17 @@ class Checkpoints:
             if isinstance(error, ArtifactError):
                 raise
             raise ArtifactError(f"{target.name} could not be written: {error.strerror or error}.") from error
-        for old in self.all()[: -self.keep] if self.parallel.main else ():
+        for old in [*self.all()[: -self.keep], *self._unfinished()] if self.parallel.main else ():
             shutil.rmtree(old, ignore_errors=True)
         return written
+
+    def _unfinished(self) -> list[Path]:
+        """What writers that were killed left behind, once it is so old that nobody can be writing it."""
+        return [
+            path
+            for path in (self.folder / FOLDER).glob(f".{PREFIX}*.writing")
+            if time.time() - path.stat().st_mtime > STALE
+        ]
 
     def last(self, identity: Mapping[str, Any], pieces: "Mapping[str, Piece] | None" = None) -> Artifact | None:
         """The last one (of it this process's `pieces`), None where there is none.

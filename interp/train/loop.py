@@ -164,6 +164,7 @@ class Loop:
         values: dict[str, Any] = {
             "identity": self.identity, "seen": self.seen, "number": self.number, "seconds": self.seconds, "learners": [],
             "cursor": self.batches.state_dict(), "records": self.records.rows, "warnings": self.warnings, "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
         }  # fmt: skip
         for place, learner in enumerate(self.learners):
             own, plain = learner.state()
@@ -200,10 +201,11 @@ class Loop:
             learner.restore(own, plain)
         self.batches.load_state_dict(meta["cursor"])
         self.say(f"going on at {self.seen:,} of {self.options.tokens:,} tokens")
-        if meta["torch"] != torch.__version__:
-            self.say(
-                f"the checkpoint is of torch {meta['torch']}, this is {torch.__version__}: numbers may differ in their last bits"
-            )
+        now = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        if differs := [
+            f"{name} {meta[name]}, not {value}" for name, value in now.items() if meta.get(name, value) != value
+        ]:
+            self.say(f"it was begun with {' and '.join(differs)}: numbers may differ in their last digits")
 
 
 def begin(

@@ -1,9 +1,9 @@
 import errno
+import multiprocessing
 import os
+import shutil
 import signal
-import subprocess
-import sys
-import textwrap
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,21 @@ def same_bits(first, second):
     )
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A training that nothing happened to, and its folder."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    return SHORT(data(), sae(), folder=folder), folder
+
+
+@pytest.fixture
+def finished(straight, tmp_path):
+    """A copy of that folder."""
+    shutil.copytree(straight[1], tmp_path / "run")
+    return tmp_path / "run"
+
+
 @pytest.mark.parametrize(
     "make, config, options",
     [
@@ -58,14 +73,20 @@ def same_bits(first, second):
     ],
 )
 def test_what_goes_on_ends_like_what_was_never_interrupted(make, config, options, tmp_path, monkeypatch):
-    training = Training(**{**SHORT.to_dict(), **options})
-    straight = training(make(), config, folder=tmp_path / "straight")
-    for step in (7, 8, 30):  # none of them at a record or a regular checkpoint
+    training = Training(**{**SHORT.to_dict(), "tokens": 1900, "k_anneal": 0.27, "dead_after": 300} | options)
+    rows = make(700, heldout=0.1)
+    straight = training(rows, config, folder=tmp_path / "straight")
+    for step in (
+        8,
+        9,
+        15,
+        20,
+    ):  # at the end of k's fall and of an epoch, after it, at a regular checkpoint, and anywhere
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             interrupt_at(patch, step)
-            training(make(), config, folder=tmp_path / "pieces")
+            training(rows, config, folder=tmp_path / "pieces")
         assert tokens_of(Checkpoints(tmp_path / "pieces").all()[-1]) == 64 * step
-    resumed = training(make(), config, folder=tmp_path / "pieces")
+    resumed = training(rows, config, folder=tmp_path / "pieces")
     one, other = last_state(tmp_path / "straight"), last_state(tmp_path / "pieces")
     assert any(name.startswith("0.optimizer.0.exp_avg") for name in one[0]) and same_bits(one[0], other[0])
     assert one[1:] == other[1:]
@@ -75,44 +96,41 @@ def test_what_goes_on_ends_like_what_was_never_interrupted(make, config, options
     assert straight.result.data[mine].equals(resumed.result.data[mine])
 
 
-def test_two_runs_with_one_seed_are_the_same_and_with_another_not():
-    first, second = (SHORT(data(), sae()).dictionary for _ in range(2))
-    other = Training(**{**SHORT.to_dict(), "seed": 1})(data(), sae()).dictionary
+def test_two_runs_with_one_seed_are_the_same_and_with_another_not(straight):
+    first, second = straight[0].dictionary, SHORT(data(), sae()).dictionary
+    other = Training(tokens=64, batch=64, seed=1)(data(), sae()).dictionary
     assert same_bits(dict(first.state_dict()), dict(second.state_dict()))
     assert not torch.equal(first.W_dec, other.W_dec)
 
 
-def test_a_finished_training_is_not_done_again(tmp_path, monkeypatch):
-    done = SHORT(data(), sae(), folder=tmp_path / "run")
+def test_a_finished_training_is_not_done_again(straight, finished, monkeypatch):
     monkeypatch.setattr(Learner, "step", None)
-    again = SHORT(data(), sae(), folder=tmp_path / "run")
-    assert same_bits(dict(done.dictionary.state_dict()), dict(again.dictionary.state_dict()))
-    assert Dictionary.load(tmp_path / "run" / "dictionary").digest == again.dictionary.digest
+    again = SHORT(data(), sae(), folder=finished)
+    assert same_bits(dict(straight[0].dictionary.state_dict()), dict(again.dictionary.state_dict()))
+    assert Dictionary.load(finished / "dictionary").digest == again.dictionary.digest
 
 
 def test_another_option_dictionary_or_data_is_refused_and_shown(tmp_path):
-    training = Training(tokens=640, batch=64)
+    training = Training(tokens=128, batch=64)
     training(data(), sae(), folder=tmp_path / "run")
     with pytest.raises(BadInput, match=r"training\.clip: 1\.0 -> 2\.0"):
-        Training(tokens=640, batch=64, clip=2.0)(data(), sae(), folder=tmp_path / "run")
+        Training(tokens=128, batch=64, clip=2.0)(data(), sae(), folder=tmp_path / "run")
     with pytest.raises(BadInput, match=r"dictionaries\[0\]\.latents: 32 -> 24"):
         training(data(), sae(latents=24), folder=tmp_path / "run")
     with pytest.raises(BadInput, match="data: "):
         training(data(heldout=0.2), sae(), folder=tmp_path / "run")
     with pytest.raises(BadInput, match="dictionaries"):
         training(data(), [sae(), sae(k=3.0)], folder=tmp_path / "run")
-    Training(tokens=640, batch=64, keep=5, save_every=64)(data(), sae(), folder=tmp_path / "run")  # change no number
+    Training(tokens=128, batch=64, keep=5, save_every=64)(data(), sae(), folder=tmp_path / "run")  # change no number
 
 
-def test_the_last_few_are_kept(tmp_path):
-    SHORT(data(), sae(), folder=tmp_path / "run")
-    assert [tokens_of(path) for path in Checkpoints(tmp_path / "run").all()] == [1856, 2752, 3200]
-    assert has_checkpoint(tmp_path / "run") and not has_checkpoint(tmp_path)
+def test_the_last_few_are_kept(straight, tmp_path):
+    assert [tokens_of(path) for path in Checkpoints(straight[1]).all()] == [1856, 2752, 3200]
+    assert has_checkpoint(straight[1]) and not has_checkpoint(tmp_path)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(tmp_path):
-    SHORT(data(), sae(), folder=tmp_path / "run")
-    kept = Checkpoints(tmp_path / "run").all()
+def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(finished):
+    kept = Checkpoints(finished).all()
     arrays = next(kept[-1].glob("*.safetensors"))
     content = bytearray(arrays.read_bytes())
     content[-100] ^= 1
@@ -120,13 +138,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(tmp_path):
     with pytest.raises(
         ArtifactError, match=rf"{kept[-1].name}.*damaged.*2,752 tokens, is whole: remove {kept[-1].name}"
     ):
-        SHORT(data(), sae(), folder=tmp_path / "run")
+        SHORT(data(), sae(), folder=finished)
     (kept[-2] / "meta.json").write_text("{")
     with pytest.raises(ArtifactError, match=f"1,856 tokens, is whole: remove {kept[-1].name} and {kept[-2].name}"):
-        SHORT(data(), sae(), folder=tmp_path / "run")
+        SHORT(data(), sae(), folder=finished)
     (kept[-3] / "meta.json").unlink()
     with pytest.raises(ArtifactError, match="no older one that is whole"):
-        SHORT(data(), sae(), folder=tmp_path / "run")
+        SHORT(data(), sae(), folder=finished)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -140,8 +158,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         SHORT(data(), sae(), folder=tmp_path / "sae")
 
 
-def test_a_full_disk_costs_a_checkpoint_and_no_training(tmp_path, monkeypatch):
-    straight = SHORT(data(), sae(), folder=tmp_path / "straight")
+def test_a_full_disk_costs_a_checkpoint_and_no_training(straight, tmp_path, monkeypatch):
     said, real, fails = [], artifact._write_arrays, {"on": False}
 
     def full(path, tensors):
@@ -165,7 +182,7 @@ def test_a_full_disk_costs_a_checkpoint_and_no_training(tmp_path, monkeypatch):
     assert len(lines) == 1 and "at 1,856 tokens" in lines[0] and "960 tokens is kept" in lines[0]
     assert any("disk is full" in line for line in trained.result.warnings)
     assert [tokens_of(path) for path in Checkpoints(tmp_path / "run").all()] == [960, 2752, 3200]
-    assert same_bits(dict(straight.dictionary.state_dict()), dict(trained.dictionary.state_dict()))
+    assert same_bits(dict(straight[0].dictionary.state_dict()), dict(trained.dictionary.state_dict()))
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))  # nothing half written
 
 
@@ -175,9 +192,30 @@ def test_a_disk_that_stays_full_still_gives_the_dictionary(tmp_path, monkeypatch
 
     monkeypatch.setattr(artifact, "_write_arrays", full)
     said: list[str] = []
-    trained = SHORT(data(), sae(), folder=tmp_path / "run", say=said.append)
+    trained = Training(tokens=640, batch=64)(data(), sae(), folder=tmp_path / "run", say=said.append)
     assert trained.folder is None and "there is none yet" in said[1] and "were not saved" in said[-1]
     assert trained.dictionary.encode(torch.randn(3, 16, generator=torch.Generator().manual_seed(0))).shape == (3, 32)
+
+
+def test_what_a_killed_writer_left_goes_once_it_is_old(tmp_path):
+    Training(tokens=128, batch=64)(data(), sae(), folder=tmp_path / "run")
+    kept = Checkpoints(tmp_path / "run")
+    old, new = (kept.folder / "checkpoints" / f".tokens-00{name}.writing" for name in ("1", "2"))
+    for place in (old, new):
+        place.mkdir()
+    os.utime(old, (0, 0))
+    kept.write(192, {}, {})
+    assert new.exists() and not old.exists()
+
+
+def test_another_version_or_number_of_threads_is_said(finished, monkeypatch):
+    shutil.rmtree(Checkpoints(finished).all()[-1])
+    monkeypatch.setattr(torch, "__version__", "1.2.3")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    said: list[str] = []
+    SHORT(data(), sae(), folder=finished, say=said.append)
+    (line,) = [text for text in said if "begun with" in text]
+    assert "not 1.2.3 and threads 1, not 64: numbers may differ" in line
 
 
 def test_is_full_looks_at_the_cause():
@@ -196,7 +234,7 @@ def test_differences_are_shown_field_by_field():
 
 def test_handlers_are_put_back(tmp_path, monkeypatch):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    SHORT(data(), sae(), folder=tmp_path / "run")
+    Training(tokens=128, batch=64)(data(), sae(), folder=tmp_path / "run")
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     called = []
     mine = lambda number, frame: called.append(number)  # noqa: E731
@@ -211,30 +249,29 @@ def test_handlers_are_put_back(tmp_path, monkeypatch):
     assert tokens_of(Checkpoints(tmp_path / "other").all()[-1]) == 5 * 64
 
 
+def _train_until_killed(folder, pipe):
+    """In a process of its own: say when the third step begins, then train on."""
+    real = Learner.step
+
+    def step(self, *rest):
+        if rest[3] == 3:
+            pipe.send("training")
+        return real(self, *rest)
+
+    Learner.step = step
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+        Training(tokens=64_000_000, batch=64, save_every=64_000_000)(data(), sae(), folder=folder)
+
+
 def test_sigterm_from_outside_leaves_a_checkpoint_to_go_on_from(tmp_path):
-    script = textwrap.dedent(
-        f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-        import torch
-        torch.set_num_threads(1)
-        from tests.train.toys import data, sae
-        from interp.train.training import Training
-        from interp.train.learner import Learner
-        real = Learner.step
-        def step(self, *rest):
-            if rest[3] == 3:
-                print("training", flush=True)
-            return real(self, *rest)
-        Learner.step = step
-        Training(tokens=64_000_000, batch=64, save_every=64_000_000)(data(), sae(), folder={str(tmp_path / "run")!r})
-        """
-    )
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None and child.stdout.readline() == "training\n"
-    child.send_signal(signal.SIGTERM)
-    assert child.wait(60) == 143
-    child.stdout.close()
+    fork = multiprocessing.get_context("fork")  # importing torch anew would take most of the time
+    here, there = fork.Pipe()
+    child = fork.Process(target=_train_until_killed, args=(tmp_path / "run", there))
+    child.start()
+    assert here.poll(60) and here.recv() == "training"
+    os.kill(child.pid, signal.SIGTERM)
+    child.join(60)
+    assert child.exitcode == 143
     (kept,) = Checkpoints(tmp_path / "run").all()
     state = read_artifact(kept, kind="training")
     assert state.meta["seen"] == tokens_of(kept) >= 3 * 64 and state.meta["number"] * 64 == state.meta["seen"]
