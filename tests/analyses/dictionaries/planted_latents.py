@@ -1,5 +1,7 @@
 """A dictionary whose latents are the planted value vectors of a hand-wired model, and texts with their triggers."""
 
+from functools import cache
+
 import numpy as np
 import torch
 
@@ -37,10 +39,16 @@ def trigger_texts(made, n=60, seed=0):
     return texts
 
 
+@cache
+def concepts_model():
+    """What was planted, and the model, made once. It is borrowed: nobody changes its weights."""
+    made = reference.concepts()
+    return made, reference.as_lm(made)
+
+
 def planted_world(n=60, **options):
     """Model, dictionary, its planted concepts, corpus."""
-    made = reference.concepts()
-    lm = reference.as_lm(made)
+    made, lm = concepts_model()
     dictionary, concepts = planted_dictionary(lm, made, **options)
     return lm, dictionary, concepts, corpus(trigger_texts(made, n), lm.tokenizer)
 

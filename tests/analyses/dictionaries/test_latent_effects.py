@@ -9,7 +9,9 @@ import tests.oracle as oracle
 from interp.analyses.dictionaries.effects import LatentEffect, ablate, clamp, steer
 from interp.analyses.dictionaries.effects.editing import moved
 from interp.analyses.dictionaries.effects.material import Seen, alike
+from interp.cache.gather import view_of
 from interp.core.batch import At
+from interp.core.dictionary import Dictionary, DictionaryConfig, Scaling
 from interp.core.errors import BadInput
 from interp.data import corpus
 from interp.models import reference
@@ -20,12 +22,12 @@ SITE = "blocks.1.hook_resid_post"
 
 @pytest.fixture(scope="module")
 def planted():
-    return planted_world(n=16, latents=12, factor=2.0)
+    return planted_world(n=8, latents=12, factor=2.0)
 
 
 @pytest.fixture(scope="module")
 def text(atlas):
-    return corpus([one[:120] for one in interp.reference.text("atlas", 4)], atlas.tokenizer, n_ctx=atlas.spec.n_ctx)
+    return corpus([one[:80] for one in interp.reference.text("atlas", 4)], atlas.tokenizer, n_ctx=atlas.spec.n_ctx)
 
 
 def hooked(lm, kind, layer, ids, change):
@@ -35,8 +37,6 @@ def hooked(lm, kind, layer, ids, change):
 
 
 def test_edits_are_what_plain_hooks_do(atlas, text):
-    from interp.core.dictionary import Scaling
-
     dictionary = random_dictionary(atlas, SITE)
     dictionary.scale_views({"in": Scaling(torch.full((atlas.spec.d_model,), 0.1), 0.5)})
     ids = text.documents[0][None]
@@ -129,7 +129,7 @@ def test_planted_latents_do_what_was_planted(planted, tmp_path):
 def test_random_latents_do_no_more_than_others(atlas, text):
     """Their decoder rows are three times as long as those of the others: compared at one length, they rank anywhere among these."""
     dictionary = random_dictionary(atlas, SITE, latents=64)
-    latents = (5, 9, 14, 23, 31, 40, 52, 60)
+    latents = (5, 9, 14, 23, 31, 40)
     dictionary.decoders[0].data[list(latents)] *= 3
     found = LatentEffect(
         dictionary=dictionary, latent=latents, how="steer", unit="code", strength=(0.7,), separate=True, draws=4
@@ -197,6 +197,31 @@ def test_dictionaries_that_write_elsewhere_than_they_read(atlas, text):
     assert torch.equal(atlas.run(ids, edits=[steer(transcoder, {latent: 0.0})]).logits, atlas.run(ids).logits)
 
 
+def test_a_crosscoder_changes_the_model_of_its_view(atlas, atlas_tuned, text):
+    views = tuple(view_of(lm, SITE, name) for name, lm in (("base", atlas), ("tuned", atlas_tuned)))
+    config = DictionaryConfig(32, views, views, activation="topk", k=6, centred=False, family="crosscoder")
+    dictionary = Dictionary.initialise(config, norm=1.0)
+    dictionary.scale_views({"tuned": Scaling(torch.zeros(views[1].width), 0.5)})
+    ids = text.documents[0][None]
+    read = {
+        name: oracle.capture(lm.module, "resid_post", 1, ids) for name, lm in (("base", atlas), ("tuned", atlas_tuned))
+    }
+    codes = dictionary.encode(read)[0]
+    latent = int(codes[1:].sum(dim=0).argmax())
+    shift = -codes[:, latent, None] * dictionary.decoder("tuned")[latent] / 0.5
+    shift[0] = 0
+    found = LatentEffect(dictionary=dictionary, latent=(latent,), view="tuned", draws=1)(
+        atlas, text.select(range(1)), others=[atlas_tuned]
+    )
+    new = hooked(atlas_tuned, "resid_post", 1, ids, lambda x: x + shift).double().log_softmax(-1)[0, 1:]
+    clean = atlas_tuned.run(ids).logits.double().log_softmax(-1)[0, 1:]
+    kl = (clean.exp() * (clean - new)).sum(-1).mean()
+    here = found.data["outcome"].isel(set=0, strength=0, arm=0, document=0)
+    assert float(here.sel(measure="kl")) == pytest.approx(float(kl), rel=1e-3)
+    with pytest.raises(BadInput, match="view"):
+        LatentEffect(dictionary=dictionary, latent=(latent,))(atlas, text, others=[atlas_tuned])
+
+
 def test_controls_are_latents_that_are_on_about_as_often():
     seen = Seen(np.array([0, 1000, 990, 5, 1010, 4, 6, 980]), np.ones(8), 2000)
     drawn = alike(seen, (1, 3), 1, np.random.default_rng(0))
@@ -236,7 +261,7 @@ def test_bad_input_is_refused_by_name(planted, atlas, text):
     assert LatentEffect(dictionary=dictionary, latent=(0,), measure="answer").takes == "prompts"
 
 
-def test_facts_and_a_real_checkpoint(atlas, real_models):
+def test_facts_and_a_real_checkpoint(atlas, stories):
     dictionary = random_dictionary(atlas, SITE)
     facts = reference.facts("atlas", 6)
     found = LatentEffect(
@@ -249,7 +274,7 @@ def test_facts_and_a_real_checkpoint(atlas, real_models):
     here = found.data["outcome"].isel(set=0, strength=0, arm=0, document=0)
     assert float(here.sel(measure="logprob")) == pytest.approx(float(expected), abs=1e-4)
     assert found.data["outcome"].sel(measure="logit_diff").isnull().all()  # no foils
-    lm = interp.load(real_models / "stories260K-llama")
+    lm = stories
     data = corpus(
         ["Once upon a time there was a dog.", "The cat was sad. She ran home."], lm.tokenizer, n_ctx=lm.spec.n_ctx
     )

@@ -26,7 +26,7 @@ def planted():
 
 def test_a_search_finds_the_planted_latent_of_a_word(planted):
     lm, dictionary, _, data = planted
-    found = Latents(dictionary=dictionary, search=("forge", "zoo"), n=2, draws=999)(lm, data)
+    found = Latents(dictionary=dictionary, search=("forge", "zoo"), n=2, draws=199)(lm, data)
     assert found.data.attrs["picked"] == 1 and set(found.latents) <= set(range(dictionary.latents))
     for latent, word in ((0, "forge"), (1, "zoo")):
         table = found.searched(word).set_index("latent")
@@ -125,12 +125,12 @@ def test_pieces_of_a_text_are_on_one_half():
 @pytest.fixture(scope="module")
 def trained(atlas):
     """A dictionary of 256 latents, learned in a few seconds."""
-    data = corpus(interp.reference.text("atlas", 80), atlas.tokenizer, n_ctx=atlas.spec.n_ctx)
+    data = corpus(interp.reference.text("atlas", 40), atlas.tokenizer, n_ctx=atlas.spec.n_ctx)
     view = view_of(atlas, "blocks.2.hook_resid_post")
     site = interp.Site.parse(view.site)
     rows = torch.cat([atlas.read([document], [site])[site][1:] for document in data.documents])
     config = DictionaryConfig(256, (view,), (view,), activation="topk", k=8)
-    made = Training(tokens=40_000, batch=512, lr=3e-3, warmup=0.02)(
+    made = Training(tokens=16_000, batch=256, lr=4e-3, warmup=0.02)(
         TrainingData({"in": MemoryView(rows, "in")}), config
     )
     assert isinstance(made.dictionary, Dictionary)
@@ -138,8 +138,8 @@ def trained(atlas):
 
 
 def test_a_trained_dictionary_has_latents_for_words(atlas, trained):
-    held = corpus(interp.reference.text("atlas", 150)[80:], atlas.tokenizer, n_ctx=atlas.spec.n_ctx)
-    found = Latents(dictionary=trained, search=(" ate", " king"), n=4, candidates=6, draws=499)(atlas, held)
+    held = corpus(interp.reference.text("atlas", 80)[40:], atlas.tokenizer, n_ctx=atlas.spec.n_ctx)
+    found = Latents(dictionary=trained, search=(" ate", " king"), n=4, candidates=6)(atlas, held)
     for word in (" ate", " king"):
         best = found.searched(word).iloc[0]
         assert best["p_holm"] < 0.05 and best["auc"] > 0.9 and best["on"] > 5 * best["off"]

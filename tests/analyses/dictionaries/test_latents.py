@@ -139,6 +139,12 @@ def test_crosscoders_have_logit_effects_in_every_view(atlas, atlas_tuned, atlas_
     words = found.card(8)["words"]
     assert list(words) == ["base", "tuned"] and words["base"]["promoted"] and words["tuned"]["promoted"]
     assert not found.card(7)["words"]["tuned"]["promoted"]  # it does not write that view
+    for lm, view in ((atlas, "base"), (atlas_tuned, "tuned")):  # each by the unembedding of its own model
+        logits = dictionary.decoder(view)[8] @ lm.weights.unembedding(folded=True)[0]
+        told = found.data["word_logit"].sel(latent=8, view=view, end="promoted").values
+        assert np.allclose(told, logits.sort(descending=True).values[: len(told)].detach(), atol=1e-5)
+    one, other = (found.data["word_logit"].sel(latent=8, view=view).values for view in ("base", "tuned"))
+    assert not np.allclose(one, other, atol=1e-3)
     rows = {
         name: torch.cat(
             [oracle.capture(lm.module, "resid_post", 1, document[None])[0, 1:] for document in atlas_text.documents]
@@ -224,8 +230,8 @@ def test_bad_input_is_refused_by_name(planted, atlas, atlas_text):
         Latents(dictionary=Dictionary.initialise(DictionaryConfig(8, (view,), (view,), k=2)))(lm, data)
 
 
-def test_a_real_checkpoint_reads_as_plain_hooks_do(real_models):
-    lm = interp.load(real_models / "stories260K-llama")
+def test_a_real_checkpoint_reads_as_plain_hooks_do(stories):
+    lm = stories
     data = corpus(
         ["Once upon a time there was a little dog. It ran to the park and saw a red ball."],
         lm.tokenizer,
