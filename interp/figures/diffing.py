@@ -143,9 +143,12 @@ def _patching(result: "DiffResult", part: str, theme: Theme, venue: str) -> go.F
     table = result.recovered(part)
     names = [str(name) for name in table["set"].values]
     random = [name for name in names if name.startswith("random")]
-    kept = [name for name in names if name not in random and name != "nothing"]
-    rows = [
-        (name, float(table["recovered"].sel(set=name)), float(table["ci_lo"].sel(set=name)), float(table["ci_hi"].sel(set=name)))
+    kept = [
+        name for name in names if not name.startswith(("random", "changed most", "any latents")) and name != "nothing"
+    ]
+    rows: list[tuple[str, float, float, float]] = [
+        (plain(name) + _size(table, name), float(table["recovered"].sel(set=name)), float(table["ci_lo"].sel(set=name)),
+         float(table["ci_hi"].sel(set=name)))
         for name in kept
     ]  # fmt: skip
     if random:
@@ -153,11 +156,22 @@ def _patching(result: "DiffResult", part: str, theme: Theme, venue: str) -> go.F
         place = sum(int(table["size"].sel(set=name)) > 0 for name in kept)
         rows.insert(
             place,
-            (f"random shared ({len(random)} sets)", float(shares.mean()), float(shares.min()), float(shares.max())),
+            (
+                f"random shared ({len(random)} sets){_size(table, random[0])}",
+                float(shares.mean()),
+                float(shares.min()),
+                float(shares.max()),
+            ),
         )
+    for one in result.changed(part).to_dict("records"):
+        size = f" · {int(one['latents']):,}"
+        name = f"changed most, {100 * float(one['share']):.3g} %"
+        rows.append((name + size, float(one["recovered"]), float(one["ci_lo"]), float(one["ci_hi"])))
+        if np.isfinite(float(one["any"])):
+            rows.append(("as many of any" + size, float(one["any"]), float(one["any_lo"]), float(one["any_hi"])))
     rows = rows[::-1]
-    found = ("tuned only", "base only", "both", "best half", "worst half")
-    labels = [plain(name) + _size(table, name) for name, *_ in rows]
+    found = ("tuned only", "base only", "both", "best half", "worst half", "changed most")
+    labels = [name for name, *_ in rows]
     share, low, high = (np.array([row[place] for row in rows]) for place in (1, 2, 3))
     figure = go.Figure(
         go.Bar(
@@ -182,7 +196,5 @@ def _patching(result: "DiffResult", part: str, theme: Theme, venue: str) -> go.F
 
 
 def _size(table: Any, name: str) -> str:
-    if name not in table["set"].values:
-        name = "random shared 1"
     size = int(table["size"].sel(set=name))
     return f" · {size:,}" if size else ""

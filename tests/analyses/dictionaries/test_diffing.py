@@ -1,6 +1,7 @@
 """The comparison of two models: patching against plain hooks, a planted difference, twins, what is refused, and what is kept."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import torch
 import interp
 import tests.oracle as oracle
 from interp.analyses.dictionaries.diffing import DiffResult, ModelDiff
+from interp.analyses.dictionaries.diffing.delta import change
 from interp.analyses.dictionaries.diffing.patching import NOTHING, SWAP
 from interp.cache.gather import view_of
 from interp.core.dictionary import Dictionary, DictionaryConfig
+from interp.core.dictionary.scaling import Scaling
 from interp.core.errors import BadInput, WrongModel
 from interp.data import Corpus
 from interp.models.load import wrap
@@ -115,6 +118,7 @@ def test_twins_have_nothing_to_recover(text):
     assert np.abs(result.data["kl"].sel(set=NOTHING).values).max() < 1e-5
     living = result.data["bin"].values == "shared"
     assert np.allclose(result.data["nu"].values[..., living], 1.0, atol=1e-4)
+    assert np.isnan(result.recovered()["recovered"].values).all() and "do not differ there" in result.report_lines()[-1]
     assert result.report_lines() and "no latent is near" in "".join(result.report_lines())
 
 
@@ -146,6 +150,7 @@ def test_the_most_extreme_latents_stand_in_for_thresholds(models, text):
     result = ModelDiff(dictionary=shared(*models), skip=0, extreme=6, random_sets=1)(*models, text)
     assert result.counts()["tuned only"] == result.counts()["base only"] == 6
     delta, named = result.data["delta"].values, result.data["bin"].values
+    assert f"down to {delta[named == 'tuned only'].min():.2f} for tuned" in result.report_lines()[1]
     assert delta[named == "tuned only"].min() >= np.nanmax(delta[np.isin(named, ("shared", "other"))])
 
 
@@ -161,6 +166,47 @@ def test_results_survive_saving(models, text, tmp_path):
     )
 
 
+def test_a_folded_crosscoder_gives_the_deltas_and_ratios_of_the_one_it_was(models, text):
+    coder = shared(*models)
+    x = {
+        name: torch.cat([lm.run(row[None], capture=[SITE])[SITE][0] for row in text.documents])
+        for name, lm in zip(("base", "tuned"), models, strict=True)
+    }
+    sizes = {name: float((rows**2).sum(1).mean()) for name, rows in x.items()}
+    d = {name: rows.shape[1] for name, rows in x.items()}
+    coder.scale_views({name: Scaling(torch.zeros(d[name]), (d[name] / sizes[name]) ** 0.5) for name in x})
+    method = {"skip": 0, "patch_tokens": 0, "ratio": "free", "extreme": 5}
+    one, two_ = (ModelDiff(dictionary=which, **method)(*models, text).data for which in (coder, coder.folded()))
+    for name in ("delta", "change", "nu", "free", "norm"):
+        assert np.allclose(one[name].values, two_[name].values, rtol=1e-3, atol=1e-3, equal_nan=True), name
+    assert one["label"].values.tolist() == two_["label"].values.tolist()
+
+
+def test_change_sees_what_norms_do_not():
+    base = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    tuned = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
+    assert np.allclose(change(base, tuned), [0.0, 2**0.5, 2.0, 1.0, np.nan], equal_nan=True)
+    assert np.isnan(change(base[:, :1], tuned)).all()
+
+
+def test_the_latents_changed_most_are_patched_beside_as_many_of_any(models, text):
+    coder = shared(*models)
+    with torch.no_grad():
+        coder.decoders[1][3:].copy_(coder.decoders[0][3:])  # all but three write the same into both
+        coder.decoders[1][:3].copy_(-coder.decoders[0][:3])
+    result = ModelDiff(dictionary=coder, skip=0, changed=(0.01, 1.0), random_sets=2)(*models, text)
+    living = result.data["bin"].values != "dead"
+    moved = result.data["change"].values  # the two models' rows differ a little in size, and so do the decoders then
+    assert moved[:2].min() > 1.8 and np.nanmax(moved[3:]) < 0.2 and living[:2].all()
+    table = result.changed()
+    assert table["latents"].tolist() == [max(1, round(0.01 * living.sum())), living.sum()]
+    everything = float(result.recovered()["recovered"].sel(set="all latents"))
+    assert table["recovered"].iloc[1] == pytest.approx(everything, abs=1e-6) == table["any"].iloc[1]
+    assert result.data["shown_for"].values.tolist().count("changed") > 3
+    assert {0, 1} <= set(result.data["shown"].values[result.data["shown_for"].values == "changed"][:3].tolist())
+    assert "as many of any" in result.report_lines()[-1]
+
+
 def test_what_cannot_be_compared_is_refused(models, text):
     base, tuned = models
     coder = shared(base, tuned)
@@ -169,6 +215,14 @@ def test_what_cannot_be_compared_is_refused(models, text):
     view = (view_of(base, SITE, "in"),)
     with pytest.raises(BadInput, match="train crosscoder"):
         ModelDiff(dictionary=drawn(view, view, family="sae"))(base, tuned, text)
+    with pytest.raises(BadInput, match="compete apart"):
+        ModelDiff(dictionary=shared(base, tuned, activation="topk", k=3, code_scale="decoupled"))(base, tuned, text)
+    sides = view_of(base, SITE, "base"), view_of(tuned, SITE, "tuned")
+    late = tuple(replace(view, offset=1) for view in sides)
+    with pytest.raises(BadInput, match="as it is"):
+        ModelDiff(dictionary=drawn(late, late))(base, tuned, text)
+    with pytest.raises(BadInput, match="shares of the latents"):
+        ModelDiff(dictionary=coder, changed=(0.0,))
     with pytest.raises(BadInput, match="corpus"):
         ModelDiff(dictionary=coder)(base, tuned, ["text"])
     with pytest.raises(WrongModel):

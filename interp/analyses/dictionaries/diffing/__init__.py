@@ -25,7 +25,10 @@ When it misleads
   direction, but has no power where the bases are rotated. `ratio="auto"` looks at shared latents to tell which of the two it is.
 - In a crosscoder with dedicated latents (groups), delta is 1 by construction: only the ratios and patching say anything.
 - Texts without the difference do not show it: neither latents nor patching can find what no token of the corpus makes the models do.
-- In fine-tunes of one base nearly all latents are shared and a little changed. Patching says how much of the difference these carry.
+- In fine-tunes of one base nearly all latents are in both models, and their two decoders may be as long and yet point apart: the base has
+  some direction for a word that it never met, too. Delta does not see that; `change`, |d_tuned - d_base| / max(|d_tuned|, |d_base|), does.
+  The latents changed most are patched in growing shares, beside as many of any, and their words are listed. The ranking uses weights
+  alone, so that a text without the difference is a control: there they must recover nothing.
 - "Specific" is to the dictionary at this site. What the tuned model changed before or after it is not seen here.
 
     import interp

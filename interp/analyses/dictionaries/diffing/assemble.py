@@ -33,6 +33,8 @@ class Judged:
     norms: dict[str, np.ndarray]
     """Decoder norms of both models [latent], normalised space."""
     delta: np.ndarray
+    change: np.ndarray
+    """Relative length of the difference of the two decoders [latent]."""
     bins: np.ndarray
     labels: np.ndarray
     """Of latents of one model alone; empty for all others."""
@@ -58,7 +60,8 @@ def assemble(
     ratio = ("side", "target", "latent")
     columns: dict[str, Any] = {
         "norm": (("model", "latent"), np.stack([judged.norms[model] for model in MODELS]).astype(np.float64)),
-        "delta": ("latent", judged.delta), "bin": ("latent", judged.bins), "label": ("latent", judged.labels),
+        "delta": ("latent", judged.delta), "change": ("latent", judged.change),
+        "bin": ("latent", judged.bins), "label": ("latent", judged.labels),
         "on": ("latent", scaled.active), "strength": ("latent", scaled.strength), "power": ("latent", scaled.power),
         "beta": (("side", "target", "model", "latent"), scaled.beta),
         "nu": (ratio, np.stack([scaled.nu(side) for side in SIDES])),
@@ -70,8 +73,9 @@ def assemble(
         "latent": np.arange(dictionary.latents), "model": list(MODELS), "side": list(SIDES), "target": list(TARGETS),
     }  # fmt: skip
     kept = shown(judged, options.shown)
-    columns |= _words(options, survey, judged, kept, models, data)
-    coords |= {"shown": np.array(kept, dtype=np.int64)}
+    latents = [latent for _, latent in kept]
+    columns |= _words(options, survey, kept, models, data)
+    coords |= {"shown": np.array(latents, dtype=np.int64), "shown_for": ("shown", [why for why, _ in kept])}
     if patched is not None:
         columns |= {"kl": (("set", "document", "part"), patched.kl), "patched": (("document", "part"), patched.tokens)}
         coords |= {
@@ -94,12 +98,13 @@ def assemble(
     return xr.Dataset(columns, coords, attrs)
 
 
-def shown(judged: Judged, n: int) -> list[int]:
-    """Latents that are described: those of each model alone, `n` a side, specific ones first, then by what they contribute there.
+def shown(judged: Judged, n: int) -> list[tuple[str, int]]:
+    """Latents that are described, each with why, `n` a reason.
 
-    A side with fewer is filled up with those that come nearest to it.
+    "tuned", "base": those of each model alone, specific ones first, then by what they contribute there; a side with fewer is filled up with
+    those that come nearest to it. "changed": the others that were changed most.
     """
-    out: list[int] = []
+    out: list[tuple[str, int]] = []
     order = {name: place for place, name in enumerate(LABELS)}
     for side in reversed(MODELS):
         weight = judged.scaled.power * judged.norms[side] ** 2
@@ -108,8 +113,11 @@ def shown(judged: Judged, n: int) -> list[int]:
         leaning = judged.delta if side == "tuned" else 1 - judged.delta
         near = np.flatnonzero((judged.bins == "other") & (leaning > 0.6)).tolist()
         near.sort(key=lambda latent: -leaning[latent])
-        out += (mine + near)[:n]
-    return out
+        out += [(side, latent) for latent in (mine + near)[:n]]
+    have = {latent for _, latent in out}
+    known = np.flatnonzero((judged.bins != "dead") & np.isfinite(judged.change))
+    moved = [int(latent) for latent in known[np.argsort(-judged.change[known], kind="stable")] if latent not in have]
+    return out + [("changed", latent) for latent in moved[:n]]
 
 
 def _baseline(options: "ModelDiff", judged: Judged) -> np.ndarray:
@@ -122,14 +130,14 @@ def _baseline(options: "ModelDiff", judged: Judged) -> np.ndarray:
 
 
 def _words(
-    options: "ModelDiff", survey: Survey, judged: Judged, kept: Sequence[int], models: "tuple[LM, LM]", data: Corpus
+    options: "ModelDiff", survey: Survey, kept: Sequence[tuple[str, int]], models: "tuple[LM, LM]", data: Corpus
 ) -> dict[str, Any]:
     """Tokens, contexts and logit effects of the latents that are described."""
     tokenizer, tokens = models[1].tokenizer, np.concatenate([document.numpy() for document in data.documents])
     starts = np.cumsum([0, *data.lengths])
     token, share = _empty(len(kept), options.words)
     context, code = _empty(len(kept), options.examples)
-    for place, latent in enumerate(kept):
+    for place, (_, latent) in enumerate(kept):
         for rank, (one, part) in enumerate(survey.tokens_of(latent, options.words)):
             token[place, rank], share[place, rank] = tokenizer.label(one), part
         for rank, (row, value) in enumerate(zip(survey.where[latent], survey.best[latent], strict=True)):
@@ -143,10 +151,10 @@ def _words(
                     tokenizer.decode(tokens[a:b].tolist()) for a, b in ((low, row), (row, row + 1), (row + 1, high))
                 ]
                 context[place, rank], code[place, rank] = "{}«{}»{}".format(*parts), value
-    effects = logit_effects(survey.dictionary, models, kept, options.words)
+    effects = logit_effects(survey.dictionary, models, [latent for _, latent in kept], options.words)
     promoted, logit = _empty(len(kept), options.words)
-    for place, latent in enumerate(kept):
-        view = "tuned" if judged.delta[latent] >= 0.5 else "base"
+    for place, (why, _) in enumerate(kept):
+        view = "base" if why == "base" else "tuned"
         if view not in effects.views:
             continue
         for rank, one in enumerate(effects.ids[place, effects.views.index(view), 0]):

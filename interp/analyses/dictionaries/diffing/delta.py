@@ -7,11 +7,16 @@
 
 Source. Lindsey et al. 2024 (crosscoders); Minder et al. 2025 (arXiv 2504.02922), section 2.
 
+Two decoders may be equally long and write different things. `change` is the relative length of their difference, which counts both: a
+latent of one model alone has 1, and so have two equal lengths at 60 degrees.
+
 Norms must be those of *normalised* activations, where both models' rows have the same energy: a model whose activations are ten times
 larger would otherwise own every latent.
 """
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from interp.core.errors import BadInput
 
@@ -28,6 +33,18 @@ def relative_difference(base: np.ndarray, tuned: np.ndarray) -> np.ndarray:
     longest = np.maximum(base, tuned)
     share = np.divide(tuned - base, longest, out=np.full(longest.shape, np.nan), where=longest > 0)
     return 0.5 * (share + 1)
+
+
+def change(base: Tensor, tuned: Tensor) -> np.ndarray:
+    """|d_tuned - d_base| / max(|d_tuned|, |d_base|) of decoder rows [latent, d]; NaN where both are zero, all NaN for two widths.
+
+    0: both models' latent writes the same; 1: one of them writes nothing, or they point 60 degrees apart; 2: opposite.
+    """
+    if base.shape != tuned.shape:
+        return np.full(len(tuned), np.nan)
+    base, tuned = base.detach().double().cpu(), tuned.detach().double().cpu()
+    longest = torch.maximum(base.norm(dim=1), tuned.norm(dim=1))
+    return torch.where(longest > 0, (tuned - base).norm(dim=1) / longest, torch.nan).numpy()
 
 
 def bins(

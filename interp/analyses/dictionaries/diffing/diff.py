@@ -18,7 +18,7 @@ from interp.core.seed import numpy_generator
 from interp.data import Corpus
 
 from .assemble import Judged, assemble
-from .delta import bins, extremes, relative_difference
+from .delta import bins, change, extremes, relative_difference
 from .labels import Thresholds, label
 from .patching import Patched, Sets, patch
 from .recall import Recall, recall_of
@@ -70,6 +70,8 @@ class ModelDiff(Comparison[DiffResult]):
     """How many tokens at the start of a document count as first in patching."""
     skip: int = 1
     """Tokens at the start of each document that are neither read nor patched: many models keep a huge activation there."""
+    changed: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+    """Shares of the living latents, those changed most (`change`: also latents of both models that write different things), to patch."""
     random_sets: int = 5
     """Sets of random shared latents that are patched as a baseline."""
     random_seed: int = 42
@@ -86,6 +88,9 @@ class ModelDiff(Comparison[DiffResult]):
     def __post_init__(self) -> None:
         one_of("ratio", self.ratio, ("auto", "free", "paper"))
         object.__setattr__(self, "valid", tuple(float(end) for end in self.valid))
+        object.__setattr__(self, "changed", tuple(sorted({float(share) for share in self.changed})))
+        if not all(0 < share <= 1 for share in self.changed):
+            raise BadInput(f"`changed` are shares of the latents, above 0 and at most 1; not {list(self.changed)}.")
         if len(self.valid) != 2:
             raise BadInput(f"`valid` is two ends, such as -0.1,2; not {list(self.valid)}.")
         least = {
@@ -123,7 +128,7 @@ class ModelDiff(Comparison[DiffResult]):
         """A pass of both models to the site, and as many whole ones as there are sets over what is patched."""
         n = min(self.tokens, data.n_tokens)
         patched = min(self.patch_tokens, data.n_tokens)
-        cells = 12 + self.random_sets
+        cells = 12 + self.random_sets + len(self.changed) * (1 + self.random_sets)
         dictionary = opened(self.dictionary)
         room = 8 * dictionary.latents * 4 * sum(view.width for view in dictionary.config.writes)
         return Cost(
@@ -139,8 +144,9 @@ class ModelDiff(Comparison[DiffResult]):
         place = torch.cat([torch.arange(length) for length in mine.lengths])
         survey = Survey(dictionary, lm.spec.vocab, examples=self.examples)
         survey.run(rows, (place >= self.skip).nonzero()[:, 0], torch.cat(mine.documents))
-        scaled = survey.sums.finish({model: dictionary.decoder(model).cpu() for model in MODELS})
-        judged = self._judge(dictionary, scaled)
+        units = survey.units()
+        scaled = survey.sums.finish({model: dictionary.decoder(model).cpu() for model in MODELS}, units=units)
+        judged = self._judge(dictionary, scaled, units)
         sets, patched, places = self._patch(lm, other, dictionary, mine, judged)
         curve = self._recall()
         return DiffResult(assemble(self, survey, judged, (lm, other), mine, (sets, patched, places), curve))
@@ -155,8 +161,8 @@ class ModelDiff(Comparison[DiffResult]):
             return recall_of(self.training)
         return recall_of(beside) if beside is not None and beside.is_dir() else None
 
-    def _judge(self, dictionary: Dictionary, scaled: Scaled) -> Judged:
-        norms = {model: norm.cpu().numpy() for model, norm in dictionary.norms().items()}
+    def _judge(self, dictionary: Dictionary, scaled: Scaled, units: dict[str, float]) -> Judged:
+        norms = {model: norm.cpu().numpy() * units[model] for model, norm in dictionary.norms().items()}
         delta, alive = relative_difference(norms["base"], norms["tuned"]), scaled.active > 0
         if self.extreme:
             named = bins(delta, alive, tuned_only=1.0, base_only=0.0)
@@ -179,14 +185,18 @@ class ModelDiff(Comparison[DiffResult]):
             )
             mine = named == f"{side} only"
             labels[mine] = said[mine]
-        return Judged(norms, delta, named, labels, scaled, "free" if free else "paper", cosine)
+        moved = change(*(dictionary.decoder(model) * units[model] for model in MODELS))
+        return Judged(norms, delta, moved, named, labels, scaled, "free" if free else "paper", cosine)
 
     def _patch(
         self, lm: "LM", other: "LM", dictionary: Dictionary, data: Corpus, judged: Judged
     ) -> "tuple[Sets, Patched | None, list[int]]":
         scaled = judged.scaled
         ratios = scaled.free("tuned") if judged.ratio == "free" else scaled.nu("tuned")
-        sets = sets_of(judged.bins, judged.labels, judged.delta, ratios, random=self.random_sets, seed=self.random_seed)
+        sets = sets_of(
+            judged.bins, judged.labels, judged.delta, ratios,
+            random=self.random_sets, seed=self.random_seed, changed=judged.change, shares=self.changed,
+        )  # fmt: skip
         widths = {view.width for view in dictionary.config.writes}
         if not self.patch_tokens or len(widths) > 1:
             return sets, None, []
@@ -218,6 +228,17 @@ def check_crosscoder(dictionary: Dictionary, lm: "LM", other: "LM") -> None:
             f"this dictionary reads {sorted(sides[0])} and writes {sorted(sides[1])}; comparing two models needs a crosscoder that "
             "reads and writes base and tuned. Train one: `interp train crosscoder BASE TUNED ...`."
         )
+    if config.code_scale == "decoupled":
+        raise BadInput(
+            "the views of this crosscoder compete apart (code_scale='decoupled'), so a latent may be on for one model and off for the "
+            "other: its code has no one value to scale or to patch. Train one with code_scale='sum'."
+        )
+    for view in config.writes:
+        if view.offset or view.minus:
+            raise BadInput(
+                f"the view {view.name!r} is of {('a difference to ' + view.minus) if view.minus else 'another position'}; comparing two "
+                "models needs each model's stream as it is at the token itself."
+            )
     for view in config.writes:
         right = lm if view.name == "base" else other
         if identity(model_of(view, [lm, other])) != identity(right):

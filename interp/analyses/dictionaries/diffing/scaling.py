@@ -115,11 +115,15 @@ class ScalingSums:
                 self.energy[key] += float((y**2).sum())
                 self.product[key][met] += bag(row, value, offsets, y)
 
-    def finish(self, decoders: Mapping[str, Tensor]) -> Scaled:
-        """Betas and slopes for decoders {"base", "tuned": [latent, d]} in the space of the rows. Raises `BadInput` for no rows."""
+    def finish(self, decoders: Mapping[str, Tensor], *, units: Mapping[str, float] | None = None) -> Scaled:
+        """Betas and slopes for decoders {"base", "tuned": [latent, d]} in the space of the rows. Raises `BadInput` for no rows.
+
+        `units` multiply rows and decoders of a model, where the two are not of one size as they are.
+        """
         if not self.rows:
             raise BadInput("latent scaling was given no rows. Add some.")
-        d = {model: decoders[model].detach().double() for model in MODELS}
+        unit = {model: 1.0 if units is None else float(units[model]) for model in MODELS}
+        d = {model: decoders[model].detach().double() * unit[model] for model in MODELS}
         shape = (len(TARGETS), len(MODELS), self.latents)
         beta = np.full((len(SIDES), *shape), np.nan)
         length, floor = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -127,14 +131,15 @@ class ScalingSums:
         varies = spread > 1e-12 * self.squares.clamp_min(1e-300)
         for t, target in enumerate(TARGETS):
             for m, model in enumerate(MODELS):
-                product, mean = self.product[target, model], self.mean[target, model] / self.rows
+                product, mean = (part[target, model] * unit[model] for part in (self.product, self.mean))
+                mean = mean / self.rows
                 own = d[model] if target == "error" else torch.zeros_like(d[model])
                 for s, side in enumerate(SIDES):
                     if d[side].shape == d[model].shape:
                         along = (d[side] * product).sum(dim=1) + (d[side] * own).sum(dim=1) * self.squares
                         beta[s, t, m] = _over(along.numpy(), ((d[side] ** 2).sum(dim=1) * self.squares).numpy())
                 slope = (product - self.total[:, None] * mean) / spread[:, None] + own
-                variance = max(0.0, self.energy[target, model] / self.rows - float(mean @ mean))
+                variance = max(0.0, self.energy[target, model] * unit[model] ** 2 / self.rows - float(mean @ mean))
                 length[t, m] = torch.where(varies, slope.norm(dim=1), torch.nan).numpy()
                 floor[t, m] = torch.where(varies, (variance / spread).sqrt(), torch.nan).numpy()
         strength = _over(self.total.numpy(), self.active.double().numpy())

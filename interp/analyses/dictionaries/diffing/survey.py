@@ -83,6 +83,20 @@ class Survey:
         spread = {model: self.energy[model] - float((self.total[model] ** 2).sum()) / n for model in MODELS}
         return {model: self.error[model] / spread[model] if spread[model] > 0 else float("nan") for model in MODELS}
 
+    def units(self) -> dict[str, float]:
+        """What brings both models' rows to one size: 1 where the dictionary does so, else (folded, or trained on raw rows) as measured.
+
+        Without it the model whose activations are larger would own the latents.
+        """
+        scalings = self.dictionary.scalings
+        if not all(scalings[model].trivial for model in MODELS):
+            return dict.fromkeys(MODELS, 1.0)
+        energy = {model: self.energy[model] / self.sums.rows for model in MODELS}
+        return {
+            model: (self.sums.mean["error", model].numel() / energy[model]) ** 0.5 if energy[model] > 0 else 1.0
+            for model in MODELS
+        }
+
     def tokens_of(self, latent: int, n: int) -> list[tuple[int, float]]:
         """The `n` tokens with the largest share of a latent's code, (id, share); fewer where it is on on fewer."""
         row = self.by_token.getrow(latent)
