@@ -36,6 +36,7 @@ def text(atlas):
 
 
 def test_an_identity_recovers_exactly_everything_and_zeros_exactly_nothing(atlas, text):
+    text = text.select(slice(0, 2))
     for site in (
         "blocks.1.hook_resid_post",
         "blocks.2.hook_mlp_out",

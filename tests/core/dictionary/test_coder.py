@@ -125,6 +125,61 @@ def test_a_skip_path_is_folded_too() -> None:
         made.decode(made.encode(x))
 
 
+def test_a_skip_path_of_a_centred_sae_is_folded_too() -> None:
+    config = DictionaryConfig(32, (IN,), (IN,), k=4, skip=True)
+    made = Dictionary.initialise(
+        config, norm=1.0, biases={"in": rows(8, seed=5)}, scalings={"in": Scaling(rows(8), 2.0)}
+    )
+    made.skip_weight.data.copy_(rows(8, 8, seed=4) / 4)
+    x = rows(20, 8, seed=1)
+    assert torch.allclose(made.folded().encode(x), made.encode(x), atol=1e-4)
+    assert torch.allclose(made.folded()(x), made(x), atol=1e-4)
+
+
+def test_the_scale_of_a_code_is_what_its_name_says() -> None:
+    first, second = crosscoder().norms()["base"], crosscoder().norms()["tuned"]
+    together = (first**2 + second**2).sqrt()
+    want = {
+        "none": torch.ones(32),
+        "sum": first + second,
+        "concat": together,
+        "mixed": together + 0.1 * (first + second),
+    }
+    for kind, scale in want.items():
+        assert torch.allclose(crosscoder(code_scale=kind).scale(), scale), kind
+
+
+def by_itself(kind: str, **options: object) -> Dictionary:
+    """One component a latent, decoder rows of length 1: the codes are the positive components."""
+    view = View("in", width=4)
+    made = Dictionary(DictionaryConfig(4, (view,), (view,), activation=kind, k=3, **options))  # type: ignore[arg-type]
+    for weight in (made.encoders[0], made.decoders[0]):
+        weight.copy_(torch.eye(4))
+    return made
+
+
+def test_what_only_reaches_its_threshold_is_off() -> None:
+    x = torch.tensor([[0.5, 0.25, 1.0, -2.0]])
+    jump, batch = by_itself("jumprelu"), by_itself("batchtopk")
+    jump.thresholds.fill_(0.5)
+    batch.threshold.fill_(0.5)
+    for made in (jump, batch):
+        assert made.encode(x).tolist() == [[0.0, 0.0, 1.0, 0.0]]
+        assert made.folded().encode(x).tolist() == [[0.0, 0.0, 1.0, 0.0]]
+
+
+def test_topk_keeps_no_more_than_what_is_positive_and_writes_something() -> None:
+    made = by_itself("topk")
+    assert made.encode(torch.tensor([[0.5, -1.0, -2.0, -3.0]])).tolist() == [[0.5, 0.0, 0.0, 0.0]]
+    made.decoders[0][0] = 0  # a latent that writes nothing wins no competition by its decoder norm
+    x = torch.tensor([[9.0, 1.0, -2.0, 0.0]])
+    assert made.encode(x).tolist() == made.folded().encode(x).tolist() == [[0.0, 1.0, 0.0, 0.0]]
+    batch = by_itself("batchtopk")
+    batch.threshold.fill_(0.0)
+    batch.decoders[0][0] = 0
+    assert batch.encode(x).tolist() == batch.folded().encode(x).tolist() == [[0.0, 1.0, 0.0, 0.0]]
+
+
 def test_views_may_compete_apart() -> None:
     made = crosscoder(code_scale="decoupled")
     made.threshold.copy_(torch.tensor([1.0, 3.0]))
