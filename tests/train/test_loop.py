@@ -177,6 +177,42 @@ def test_what_does_not_fit_together_is_refused():
         Training(tokens=6400, batch=64, device="toaster")(data(), sae())
 
 
+def test_each_step_is_told_what_the_schedule_and_the_counters_say(monkeypatch):
+    real, adam, told, applied = learner.step, torch.optim.Adam.step, [], []
+
+    def step(dictionary, batch, objective, context):
+        outcome = real(dictionary, batch, objective, context)
+        told.append((context, outcome, objective))
+        return outcome
+
+    def apply(self, *rest):
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        applied.append((self.param_groups[0]["lr"], float(torch.cat([g.flatten() for g in grads]).norm())))
+        return adam(self, *rest)
+
+    monkeypatch.setattr(learner, "step", step)
+    monkeypatch.setattr(torch.optim.Adam, "step", apply)
+    options = Training(
+        tokens=1280, batch=64, lr=0.01, warmup=0.2, decay=0.25, clip=0.05, k_start=9.0, k_anneal=0.5, coefficient=0.3, sparsity="l1",
+        sparsity_warmup=0.4, dead_after=200, watch=1280, init_norm=0.05,
+    )  # fmt: skip
+    trained = options(data(), sae(latents=64, activation="batchtopk"))
+    silent, threshold = torch.zeros(64, dtype=torch.int64), None
+    for number, (context, outcome, objective) in enumerate(told):
+        seen = 64 * number
+        assert context.warmup == pytest.approx(min(1.0, (seen + 64) / 512)) and objective.coefficient == 0.3
+        assert context.k == pytest.approx(max(2.0, 9.0 - 7.0 * seen / 640))
+        rate = min(1.0, (seen + 64) / 256, (1280 - seen) / 320)
+        assert applied[number][0] == pytest.approx(0.01 * rate) and applied[number][1] <= 0.05 * 1.0001
+        assert context.cut == (told[number - 1][1].cut if number else None)
+        assert (context.dead is None) == (seen < 200) and (seen < 200 or torch.equal(context.dead, silent >= 200))
+        silent = torch.where(outcome.fired > 0, 0, silent + 64)
+        threshold = outcome.cut if threshold is None else 0.9 * threshold + (1 - 0.9) * outcome.cut
+    assert max(norm for _, norm in applied) == pytest.approx(0.05, rel=1e-3)  # it was clipped
+    assert any(context.dead is not None and context.dead.any() for context, _, _ in told)
+    assert trained.dictionary.metadata["threshold_running"] == pytest.approx([threshold])
+
+
 def test_options_that_would_do_nothing_are_refused():
     with pytest.raises(BadInput, match="nothing is penalised: 'batchtopk'"):
         Training(**{**SHORT.to_dict(), "coefficient": 5.0})(data(), sae())
