@@ -213,6 +213,26 @@ def test_each_step_is_told_what_the_schedule_and_the_counters_say(monkeypatch):
     assert trained.dictionary.metadata["threshold_running"] == pytest.approx([threshold])
 
 
+def test_a_decoupled_dictionary_has_a_threshold_a_view(monkeypatch):
+    real, cuts = learner.step, []
+
+    def step(*given):
+        outcome = real(*given)
+        cuts.append(outcome.extra["cuts"])
+        return outcome
+
+    monkeypatch.setattr(learner, "step", step)
+    found = Training(tokens=640, batch=64)(pair(), crosscoder(code_scale="decoupled")).dictionary
+    mean = cuts[0]
+    for one in cuts[1:]:
+        mean = 0.9 * mean + (1 - 0.9) * one
+    assert found.metadata["threshold_running"] == pytest.approx(mean.tolist()) and mean[0] != mean[1]
+    held = {name: torch.cat([batch[name] for batch in pair().heldout()]) for name in ("base", "tuned")}
+    codes = found.pre(found.normalise(held)).relu()
+    for place, name in enumerate(held):  # each view keeps k a row of its own
+        assert int(((codes * found.scale(name)).double() > found.threshold[place]).sum()) == round(2.0 * len(codes))
+
+
 def test_options_that_would_do_nothing_are_refused():
     with pytest.raises(BadInput, match="nothing is penalised: 'batchtopk'"):
         Training(**{**SHORT.to_dict(), "coefficient": 5.0})(data(), sae())
