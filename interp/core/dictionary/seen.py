@@ -1,7 +1,8 @@
 """Which texts a dictionary was trained on, in a few kilobytes, so that an evaluation can say that it is of the same ones.
 
-    about = sketch(corpus.documents)         # kept with the dictionary
-    share_seen(about, other.documents)       # 0.25: about a quarter of the other documents are among them; None: nothing is known
+    from interp.core.dictionary.seen import share_seen, sketch
+    about = sketch(corpus.documents)               # kept with the dictionary
+    share_seen(about, corpus.documents[:2])        # 1.0: both of these documents were there; None: nothing is known
 
 A hash a document, and of these the `KEPT` smallest. A document of the other corpus whose hash is not above the largest kept one would be
 kept if it had been there: the share is counted over these. Exact up to `KEPT` documents, an estimate above. Only a document with the very
