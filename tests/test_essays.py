@@ -121,8 +121,7 @@ def dictionaries(store: Any, corpus: Any, models: list[Any]) -> list[Any]:
     short = Training(tokens=4000, batch=500)
     families: list[Any] = [SAE(latents=64, k=8), Crosscoder(latents=64, k=8)]
     return [
-        fit(family, models[: family.models], corpus, short, store=store, skip_first=1).dictionary
-        for family in families
+        fit(family, models[: family.models], corpus, short, store=store, skip_first=1).dictionary for family in families
     ]
 
 

@@ -11,7 +11,6 @@ from . import (
     concept_validation,
     concepts,
     dictionaries,
-    diffing,
     directions,
     editing,
     interventions,
@@ -391,16 +390,4 @@ CASES: tuple[Case, ...] = (
         concept_steering.planted_direction,
     ),
     *dictionaries.CASES,
-    Case(
-        "latent scaling",
-        "Of three latents with no base decoder, is the true difference told from a shrunk and from a decoupled concept?",
-        "specific, complete shrinkage, latent decoupling; strength 0.40 within 0.02",
-        diffing.scaled_latents,
-    ),
-    Case(
-        "latent patching",
-        "Does the tuned model's own latent, put in the base's activations, give the tuned model back, and do shared ones nothing?",
-        "KL above 0.05 without, below 1e-6 with it, unchanged by the others",
-        diffing.own_latents,
-    ),
 )

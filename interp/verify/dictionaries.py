@@ -1,6 +1,6 @@
-"""The cases on dictionaries: how they are made, kept, evaluated and read."""
+"""The cases on dictionaries: how they are made, kept, evaluated, read and compared."""
 
-from . import classification, dictionary_evaluation, exports, features, latents
+from . import classification, dictionary_evaluation, diffing, exports, features, latents
 from .case import Case
 
 CASES: tuple[Case, ...] = (
@@ -45,5 +45,17 @@ CASES: tuple[Case, ...] = (
         "Do the poolings that see planted latents tell texts apart, those that do not fail, and random labels too?",
         "sum at least 0.95, last and random labels within 0.3-0.7, any >0 at least 0.1 below max >1",
         classification.planted_classes,
+    ),
+    Case(
+        "latent scaling",
+        "Of three latents with no base decoder, is the true difference told from a shrunk and from a decoupled concept?",
+        "specific, complete shrinkage, latent decoupling; strength 0.40 within 0.02",
+        diffing.scaled_latents,
+    ),
+    Case(
+        "latent patching",
+        "Does the tuned model's own latent, put in the base's activations, give the tuned model back, and do shared ones nothing?",
+        "KL above 0.05 without, below 1e-6 with it, unchanged by the others",
+        diffing.own_latents,
     ),
 )
