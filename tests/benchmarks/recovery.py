@@ -39,7 +39,7 @@ KINDS = ("batchtopk", "l1", "jumprelu", "matryoshka")
 
 
 def rows(quick: bool = False) -> list[Row]:
-    """All kinds in all worlds; `quick` in smaller worlds, for less long."""
+    """All kinds in all worlds; `quick` in smaller worlds, a bit more than a minute on one core."""
     size = QUICK if quick else FULL
     parents = size["features"] // 4
     worlds = {
