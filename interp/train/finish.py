@@ -75,6 +75,11 @@ def _end(learner: Learner, heldout: Heldout) -> dict[str, Any]:
 
 def _warnings(loop: "Loop", learner: Learner, heldout: Heldout) -> list[str]:
     found, label, config = [], learner.label, learner.config
+    if config.dtype in ("bfloat16", "float16"):
+        found.append(
+            f"{label}: its weights were trained in {config.dtype}, which loses small steps and makes scores tie. Train in float32 and "
+            "convert afterwards (`dictionary.to(torch.bfloat16)`)."
+        )
     if config.activation == "batchtopk" and not loop.data.heldout_rows:
         found.append(
             f"{label}: no rows were kept aside, so its threshold is the running mean of training. Give TrainingData(heldout=0.05)."
