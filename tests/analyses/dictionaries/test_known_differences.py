@@ -8,7 +8,6 @@ the new words, must carry the difference on texts that have it, and must do noth
 import pytest
 from scipy.stats import mannwhitneyu
 
-import interp
 from interp.analyses.dictionaries.diffing import ModelDiff
 from interp.data import corpus
 from interp.models import reference
@@ -18,8 +17,8 @@ NEW, OLD = ("beast", "festival"), ("harvest", "craft")
 
 
 @pytest.fixture(scope="module")
-def pair():
-    return interp.load("atlas"), interp.load("atlas-tuned")
+def pair(atlas, atlas_tuned):
+    return atlas, atlas_tuned
 
 
 @pytest.fixture(scope="module")
