@@ -91,8 +91,7 @@ def _warnings(loop: "Loop", learner: Learner, heldout: Heldout) -> list[str]:
     if not loop.data.heldout_rows:
         found.append("no rows were kept aside: FVU and L0 are of rows that were trained on.")
     dead = learner.firing.dead(learner.dead_after)
-    never = learner.total(learner.firing.silent >= learner.firing.seen)
-    if dead is None and never:
+    if dead is None and (never := learner.total(learner.firing.silent >= learner.firing.seen)):
         found.append(
             f"{label}: {never:,} of its {config.latents:,} latents were never on, and none is called dead, `dead_after` "
             f"({learner.dead_after:,} tokens) being longer than the training ({learner.firing.seen:,}). Lower it."
