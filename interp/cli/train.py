@@ -170,7 +170,8 @@ def _go(
     models = [load(name, *how) for name in names]
     corpus = source.late(models[-1], names[-1], "text", found)
     if dry_run:
-        typer.echo(plan(families[0], models, corpus, store).describe())
+        for family in families:
+            typer.echo(plan(family, models, corpus, store).describe())
         return
     setting = build(training, options | {"device": models[0].spec.device})
     parallel = Parallel.from_environment(latents=shards)

@@ -31,17 +31,22 @@ MOST_POINTS = 1500
 def plot(
     result: "DiffResult",
     *,
-    by: Literal["latents", "patching"] = "latents",
+    by: Literal["auto", "latents", "patching"] = "auto",
     side: Literal["tuned", "base"] = "tuned",
     part: Literal["all", "first", "rest"] = "all",
     theme: Theme = "screen",
     venue: str = "neurips",
 ) -> go.Figure:
-    """Draw bins and ratios (of the latents of one `side`), or what patching recovers (over a `part` of the tokens)."""
-    one_of("by", by, ("latents", "patching"))
+    """Draw bins and ratios (of the latents of one `side`), or what patching recovers (over a `part` of the tokens).
+
+    `auto` draws the first, or the second where no latent is one model's alone, and so the first would be empty.
+    """
+    one_of("by", by, ("auto", "latents", "patching"))
     one_of("side", side, ("tuned", "base"))
     one_of("part", part, ("all", "first", "rest"))
-    if by == "patching":
+    counts = result.counts()
+    empty = side == "tuned" and not (counts["tuned only"] or counts["base only"])
+    if by == "patching" or (by == "auto" and empty and "kl" in result.data):
         return _patching(result, part, theme, venue)
     return _latents(result, side, theme, venue)
 

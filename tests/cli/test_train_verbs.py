@@ -68,6 +68,8 @@ def test_the_cost_is_said_first(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     done = run(capsys, "train", "transcoder", "atlas", *SMALL, "--dry-run", "-o", tmp_path / "t")
     assert done.code == 0, done.err
     assert "parameters" in done.out
+    two = run(capsys, "train", "sae", "atlas", *SMALL, "--sweep", "latents=64,128", "--dry-run", "-o", tmp_path / "t")
+    assert "64 latents" in two.out and "128 latents" in two.out
     assert not (tmp_path / "t").exists()
 
 

@@ -85,3 +85,12 @@ def test_what_is_not_there_is_refused():
         made(patched=False).plot(by="patching")
     with pytest.raises(BadInput, match="patching"):
         made().plot(by="kl")
+
+
+def test_where_no_latent_is_alone_the_patching_is_drawn():
+    result = made()
+    assert result.plot().data[0].type == result.plot(by="latents").data[0].type
+    alone = np.isin(result.data["bin"].values, ("tuned only", "base only"))
+    result.data["bin"] = ("latent", np.where(alone, "shared", result.data["bin"].values))
+    drawn, patched = result.plot(), result.plot(by="patching")
+    assert drawn.to_json() == patched.to_json() != result.plot(by="latents").to_json()

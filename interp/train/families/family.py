@@ -1,5 +1,6 @@
 """What all families of dictionaries have in common: their options, and how sizes, sites and views are looked up."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ Sites = list[tuple[str, Site]]
 
 
 @dataclass(frozen=True)
-class Family:
+class Family(ABC):
     """What all families can be asked for."""
 
     latents: int = 0
@@ -33,13 +34,13 @@ class Family:
     family: ClassVar[str] = ""
     """The name that a configuration carries."""
 
+    @abstractmethod
     def sites(self, spec: ModelSpec, *others: ModelSpec) -> Sites:
         """(view name, site) of every view. `others`: of the second and further models, where they differ."""
-        raise NotImplementedError
 
+    @abstractmethod
     def config(self, views: Mapping[str, View]) -> DictionaryConfig:
         """The configuration over these views {name: View}. Raises `BadInput` for missing views and sizes that cannot be."""
-        raise NotImplementedError
 
     def model_of(self, view: str) -> int:
         """Which of the models a view is of, 0 for the first."""

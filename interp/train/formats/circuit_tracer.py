@@ -143,7 +143,8 @@ def _config(folder: Path, sizes: list[tuple[int, ...]], jumps: bool, dtype: str)
         writes.append(View(f"out {layer}", site=site_out, width=width, model=model, latents=(0, bounds[layer + 1])))
     return DictionaryConfig(
         latents=latents, reads=tuple(reads), writes=tuple(writes), activation="jumprelu" if jumps else "relu", k=1.0, code_scale="none",
-        groups=tuple((f"layer {layer}", size) for layer, (size, _) in enumerate(sizes)), centred=False, family="clt", dtype=dtype,
+        groups=tuple((f"layer {layer}", size) for layer, (size, _) in enumerate(sizes)), centred=False,
+        family="cross-layer transcoder", dtype=dtype,
     )  # fmt: skip
 
 
